@@ -1,0 +1,1 @@
+"""Registration methods: pure data, no imports of the methods themselves."""

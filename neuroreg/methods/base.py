@@ -1,0 +1,123 @@
+"""The contract of every method. Network frame only: a method never sees a file, a spacing or a header."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from neuroreg import field
+
+
+class MethodConfig(BaseModel):
+    """Options of a method: frozen, unknown names forbidden. Subclasses give each field a Field with its meaning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method returns, in the network frame: the whole map is i -> affine(i + displacement(i)).
+
+    ``level`` says on which pyramid level of the fixed network grid the displacement lives (its voxel i lies on
+    voxel i * 2**level, its values are voxels of its own grid); ``affine`` is always in voxels of level 0, and
+    leads from the fixed network grid to the moving one.
+    """
+
+    displacement: Tensor
+    """(B, 3, D, H, W) voxels of its own grid; the residual: the affine is NOT in it"""
+    inverse: Tensor | None = None
+    """of the residual, same shape and units"""
+    affine: Tensor | None = None
+    """(B, 3, 4) voxel frame"""
+    levels: tuple[Tensor, ...] = ()
+    """coarse-to-fine fields, for multi-scale losses"""
+    labels: tuple[Tensor, Tensor] | None = None
+    """soft segmentations of (fixed, moving), if the method makes them"""
+    level: int = 0
+    """pyramid level of the displacement"""
+
+    def at_level(self, level: int, shape: tuple[int, ...]) -> Tensor:
+        """The displacement on pyramid level ``level`` with grid ``shape``, in voxels of that level."""
+        u = self.displacement
+        for step in range(self.level - 1, level - 1, -1):
+            u = field.upsample_field(u, tuple(-(-n // 2 ** (step - level)) for n in shape))
+        for _ in range(level - self.level):
+            u = field.downsample(u) * 0.5
+        return u
+
+    def with_displacement(self, displacement: Tensor, *, level: int) -> "Prediction":
+        """The same affine with another residual."""
+        return replace(self, displacement=displacement, level=level, inverse=None, levels=())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a trainer hands to ``losses``: a pair on one grid, roughly aligned, labels and brain masks if known."""
+
+    fixed: Tensor
+    """(B, 1, D, H, W) in 0..1"""
+    moving: Tensor
+    """(B, 1, D, H, W) in 0..1"""
+    fixed_labels: Tensor | None = None
+    """(B, 1, D, H, W) integer"""
+    moving_labels: Tensor | None = None
+    """(B, 1, D, H, W) integer"""
+    fixed_mask: Tensor | None = None
+    """(B, 1, D, H, W) bool"""
+    generator: torch.Generator | None = None
+    """the source of every random choice a loss makes"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of training: which parameters learn, for how many steps, at which peak rate."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    steps: int
+    learning_rate: float
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Anything that can register. ``start`` carries an affine and a first field; None means aligned by index."""
+
+    Config: ClassVar[type[MethodConfig]]
+    divisor: int
+    """each side of the network grid is a multiple of this"""
+    spacing_mm: float
+    """the isotropic spacing of the network grid it wants"""
+
+    def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
+        """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), intensities 0..1 -> Prediction on the fixed grid."""
+        ...
+
+
+@runtime_checkable
+class TrainableMethod(Method, Protocol):
+    """A method with a network."""
+
+    network: nn.Module
+
+    def losses(self, prediction: Prediction, batch: Batch) -> Mapping[str, Tensor]:
+        """Named weighted terms; the trainer minimises their sum."""
+        ...
+
+    def stages(self, steps: int, learning_rate: float) -> tuple[Stage, ...]:
+        """The phases of training within a budget of ``steps``."""
+        ...
+
+
+def align_moving(moving: Tensor, fixed: Tensor, start: Prediction | None) -> Tensor:
+    """The moving image on the fixed grid through ``start``'s affine (border filled with 0), or as it is.
+
+    Returns (B, C, D, H, W) on the fixed grid.
+    """
+    if start is None or start.affine is None:
+        return moving
+    index = field.identity(fixed.shape[2:], device=fixed.device, dtype=torch.float32)
+    index = field.affine_index(start.affine, index.expand(fixed.shape[0], -1, -1, -1, -1))
+    return field.sample(moving, index, fill=0.0)

@@ -1,0 +1,1 @@
+"""Bringing a pair onto the network grid."""
