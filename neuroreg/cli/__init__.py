@@ -1,1 +1,202 @@
-"""The command line."""
+"""The command line: a table of commands loaded on first use, and the one place where errors become exit codes."""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from neuroreg.errors import (
+    BusyError,
+    CannotCreateError,
+    InternalError,
+    NeuroregError,
+    UsageError,
+    WriteError,
+)
+from neuroreg.registry import Entry, find
+
+COMMANDS: Mapping[str, Entry] = {
+    "register": Entry("neuroreg.cli.register:command", "Align a moving image to a fixed one."),
+    "affine": Entry("neuroreg.cli.affine:command", "Align by an affine map alone."),
+    "apply": Entry("neuroreg.cli.apply:command", "Move images or labels by transforms that exist already."),
+    "evaluate": Entry("neuroreg.cli.evaluate:command", "Compare two label maps, region by region (also: eval)."),
+    "train": Entry("neuroreg.cli.train:command", "Make a weight file from its recipe."),
+    "methods": Entry("neuroreg.cli.methods:command", "List the registration methods."),
+    "models": Entry("neuroreg.cli.models:command", "List, verify and locate the weights."),
+    "doctor": Entry("neuroreg.cli.doctor:command", "Check the installation, the devices and the weights."),
+    "demo": Entry("neuroreg.cli.demo:command", "Make a pair with a known answer, register it, report the error."),
+    "compose": Entry("neuroreg.cli.compose:command", "Join transforms into one."),
+    "invert": Entry("neuroreg.cli.invert:command", "Invert a transform."),
+    "jacobian": Entry("neuroreg.cli.jacobian:command", "Map the local volume change of a transform."),
+    "convert": Entry("neuroreg.cli.convert:command", "Rewrite an image or a transform in another format."),
+    "benchmark": Entry("neuroreg.cli.benchmark:command", "Measure methods on labelled pairs."),
+}
+"""Every command: its module, and the line ``--help`` shows without loading it."""
+
+ALIASES: Mapping[str, str] = {"eval": "evaluate"}
+
+
+class LazyGroup(TyperGroup):
+    """A group that lists COMMANDS from the table and imports only the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in with the help line; ``resolve_command`` loads the real one."""
+        entry = COMMANDS.get(cmd_name)
+        return None if entry is None else TyperCommand(name=cmd_name, help=entry.summary)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command called, imported now. Raises UsageError for an unknown name, with the near one."""
+        name = ALIASES.get(args[0], args[0])
+        return name, load_command(name), args[1:]
+
+
+def load_command(name: str) -> Any:
+    """Import the module of one command and build it. Raises UsageError for an unknown name."""
+    loaded = find(COMMANDS, name, kind="command").load()
+    if isinstance(loaded, typer.Typer):
+        return typer.main.get_command(loaded)
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command(name)(loaded)  # type: ignore[type-var]
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"max_content_width": 110}
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from neuroreg import __version__
+
+        sys.stdout.write(f"neuroreg {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Register brain MRI: align one image to another, and say how good the result is."""
+
+
+class _Terminated(SystemExit):
+    """SIGTERM: unwinds like any exit, so that temporary files are removed."""
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated(128 + number)
+
+
+def _on_interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGINT, _on_second_interrupt)
+    raise KeyboardInterrupt
+
+
+def _on_second_interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave the process with its exit code."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    signal.signal(signal.SIGINT, _on_interrupt)
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # the reader went away: that is its business, not a failure of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; every failure is shown as one line and returned as its exit code."""
+    options = set(arguments[: list(arguments).index("--")] if "--" in arguments else arguments)
+    try:
+        outcome = app(args=list(arguments), prog_name="neuroreg", standalone_mode=False)
+    except _Terminated as stop:
+        return int(stop.code or 143)
+    except KeyboardInterrupt:
+        outcome = 130
+    except BrokenPipeError:
+        return _close_stdout()
+    except SystemExit as stop:
+        # rich leaves with 1 when stdout was closed under it; nothing else here uses that code
+        return _close_stdout() if stop.code == 1 else int(stop.code or 0)
+    except Exception as error:
+        if "--debug" in options:
+            traceback.print_exc()
+        return _report(as_known(error), json="--json" in options)
+    if outcome == 130:
+        return _report_interrupt()
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _close_stdout() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+def _report_interrupt() -> int:
+    from neuroreg.cli import console
+
+    console.note("neuroreg: interrupted; nothing was left half-written")
+    return 130
+
+
+def _report(error: NeuroregError, *, json: bool) -> int:
+    from neuroreg.cli import console
+
+    console.fail(error.exit_code, str(error))
+    if json:
+        file = None if error.file is None else console.printable(error.file)
+        console.emit_error(error.exit_code, console.printable(error.what), file, console.printable(error.remedy))
+    return error.exit_code
+
+
+_WRITE_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
+_CREATE_ERRNO = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def as_known(error: Exception) -> NeuroregError:
+    """Any exception as one of ours: usage (2), memory (75), disk (73, 74), else a bug (70)."""
+    if isinstance(error, NeuroregError):
+        return error
+    if hasattr(error, "format_message") and getattr(error, "exit_code", None) == 2:
+        name = getattr(getattr(error, "ctx", None), "command_path", "neuroreg")
+        return UsageError(error.format_message(), remedy=f"see {name} --help")
+    if isinstance(error, typer.Abort):
+        return UsageError("aborted")
+    if _is_out_of_memory(error):
+        return BusyError("memory ran out", remedy="close other programs, or use fewer --threads or a smaller image")
+    if isinstance(error, OSError) and error.errno in _WRITE_ERRNO:
+        return WriteError(error.strerror or "write failed", file=error.filename, remedy="free some disk space")
+    if isinstance(error, OSError) and error.errno in _CREATE_ERRNO:
+        return CannotCreateError(error.strerror or "not permitted", file=error.filename, remedy="check the permissions")
+    first = str(error).strip().split("\n")[0]
+    return InternalError(
+        f"unexpected {type(error).__name__}: {first}", remedy="this is a bug; run again with --debug and report it"
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text))
+    )
+
+

@@ -1,0 +1,6 @@
+"""``python -m neuroreg``."""
+
+from neuroreg.cli import main
+
+if __name__ == "__main__":
+    main()

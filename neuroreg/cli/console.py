@@ -1,0 +1,111 @@
+"""What the terminal sees: results on stdout, everything else on stderr, hostile names made harmless.
+
+``show``, ``emit`` write the result; ``note``, ``warn``, ``fail`` write the log; ``stages`` shows progress on a terminal.
+"""
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+JSON_SCHEMA = 1
+"""Version of the one object that ``--json`` puts on stdout."""
+
+
+def printable(text: object) -> str:
+    """Text safe for a terminal: control characters, ANSI escapes, bidi overrides and bad bytes become '?'."""
+    return "".join(
+        " " if letter in "\n\t" else "?" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter
+        for letter in str(text)
+    )
+
+
+def stderr() -> Console:
+    """The console of the log. Markup is off: a file name such as ``x[red].nii.gz`` is printed as it is."""
+    return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def stdout() -> Console:
+    """The console of the result."""
+    return Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def show(text: str) -> None:
+    """One line of result on stdout."""
+    sys.stdout.write(printable(text) + "\n")
+
+
+def emit(record: Mapping[str, object], *, command: str) -> None:
+    """The one JSON object of ``--json`` on stdout: schema and command first, status "ok" unless given."""
+    head = {"schema": JSON_SCHEMA, "command": command, "status": "ok"}
+    sys.stdout.write(json.dumps({**head, **record}, allow_nan=False, indent=2) + "\n")
+
+
+def emit_error(code: int, what: str, file: str | None, remedy: str) -> None:
+    """The same object when the command failed."""
+    error = {"what": what, "file": file, "remedy": remedy}
+    sys.stdout.write(json.dumps({"schema": JSON_SCHEMA, "status": "error", "code": code, "error": error}) + "\n")
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table of results on stdout."""
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(Text(printable("" if cell is None else cell)) for cell in row))
+    Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """One line of log on stderr."""
+    if not quiet:
+        stderr().print(Text(printable(text)))
+
+
+def warn(text: str, *, quiet: bool = False) -> None:
+    """One warning on stderr."""
+    if not quiet:
+        stderr().print(Text.assemble(("neuroreg: warning: ", "yellow"), printable(text)))
+
+
+def fail(code: int, message: str) -> None:
+    """The one line of an error on stderr."""
+    stderr().print(Text.assemble((f"neuroreg: error[{code}]: ", "bold red"), printable(message)))
+
+
+@contextmanager
+def stages(*, quiet: bool, verbose: bool) -> Iterator[Callable[[str], None]]:
+    """A callback that is told the name of each stage as it starts.
+
+    On a terminal the running stage is shown; with ``verbose`` every finished one is logged with its seconds.
+    """
+    console = stderr()
+    live = console.status("starting") if console.is_terminal and not quiet else None
+    current: list[tuple[str, float]] = []
+
+    def close() -> None:
+        if current and verbose:
+            name, start = current.pop()
+            console.print(Text(f"{time.monotonic() - start:7.2f} s  {name}"))
+
+    def begin(name: str) -> None:
+        close()
+        current[:] = [(printable(name), time.monotonic())]
+        if live is not None:
+            live.update(Text(printable(name)))
+
+    if live is not None:
+        live.start()
+    try:
+        yield begin
+        close()
+    finally:
+        if live is not None:
+            live.stop()
