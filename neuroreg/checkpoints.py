@@ -1,0 +1,302 @@
+"""Weights: found by name or file, verified by sha256, loaded strictly from safetensors. Nothing else is ever loaded.
+
+``weights/manifest.json`` is the list of what the package carries. Reading it needs no torch, so that listing
+and verifying weights is quick. A pickle (.pt, .pth, .ckpt, .bin) can run code on loading and is never opened.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from safetensors import SafetensorError, safe_open
+
+from neuroreg.errors import DataError, NoInputError, UnavailableError, UsageError
+from neuroreg.registry import unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SCHEMA = 1
+_FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+_PICKLES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".pt2"})
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # torch's zip container, a bare pickle stream
+_SAFE_SUFFIX = ".safetensors"
+
+
+class WeightRecord(BaseModel):
+    """One row of the manifest: a file, what it holds, and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="What --weights accepts")
+    kind: Literal["network", "template"] = "network"
+    method: str | None = Field(None, description="The method whose network this is; None for a template")
+    file: str = Field(description="File name inside the weights home")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    also: dict[str, str] = Field({}, description="Further files that belong to it: file name -> sha256")
+    recipe: str | None = Field(None, description="The recipe that remakes it")
+    card: str | None = Field(None, description="The model card")
+    licence: str = "unknown"
+    training_data: str = "unknown"
+    config: dict[str, JsonValue] = Field({}, description="Options of the method it was trained with")
+    spacing_mm: float | None = Field(None, description="Spacing of the grid it was trained on, mm")
+    steps: int | None = None
+    seconds: float | None = None
+    machine: str | None = None
+    numbers: dict[str, JsonValue] = Field({}, description="Measured figures, as in the card")
+    folder: Path = Field(Path(), exclude=True, description="Where the files lie; set on reading, never stored")
+
+    @field_validator("file", "recipe", "card")
+    @classmethod
+    def _plain(cls, value: str | None) -> str | None:
+        if value is not None and not _FILE_NAME.match(value):
+            raise ValueError(f"a plain file name inside the weights folder is expected, got {value!r}")
+        return value
+
+    @field_validator("also")
+    @classmethod
+    def _plain_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            cls._plain(name)
+        return value
+
+    @property
+    def path(self) -> Path:
+        """The file itself."""
+        return self.folder / self.file
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal[1] = Field(alias="schema")
+    defaults: dict[str, str] = {}
+    models: tuple[WeightRecord, ...] = ()
+
+
+def weights_home() -> Path:
+    """The folder with manifest.json: $NEUROREG_HOME, else the one inside the package, else the checkout's.
+
+    Never depends on the working directory. Raises UnavailableError when there is none.
+    """
+    chosen = os.environ.get("NEUROREG_HOME")
+    package = Path(__file__).resolve().parent
+    candidates = [Path(chosen).expanduser()] if chosen else [package / "_weights", package.parent / "weights"]
+    for folder in candidates:
+        if (folder / "manifest.json").is_file():
+            return folder
+    remedy = "let NEUROREG_HOME name the folder with manifest.json" if chosen else "install neuroreg again"
+    raise UnavailableError("no weights folder: manifest.json is missing", file=candidates[-1], remedy=remedy)
+
+
+def _read_manifest() -> _Manifest:
+    home = weights_home()
+    path = home / "manifest.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        found = _Manifest.model_validate(raw)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the list of weights cannot be read: {_first_line(error)}", file=path, remedy="install neuroreg again"
+        ) from error
+    names = [record.name for record in found.models]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    dangling = sorted(set(found.defaults.values()) - set(names))
+    if doubled or dangling:
+        raise DataError(f"the list of weights has doubled names {doubled} or unknown defaults {dangling}", file=path)
+    return found.model_copy(update={"models": tuple(r.model_copy(update={"folder": home}) for r in found.models)})
+
+
+def manifest() -> tuple[WeightRecord, ...]:
+    """Every record of the manifest. Raises UnavailableError (no weights folder), DataError (unreadable)."""
+    return _read_manifest().models
+
+
+def find(name_or_path: str | Path) -> WeightRecord:
+    """The record of a name in the manifest, or of a .safetensors file with its recipe beside it.
+
+    Raises UsageError (unknown name), UnavailableError (the manifest's file is not there), NoInputError (no such
+    file) and DataError (not safetensors, or nothing says which method it belongs to).
+    """
+    text = str(name_or_path)
+    records = {record.name: record for record in manifest()}
+    if text in records:
+        return _present(records[text])
+    path = Path(text)
+    looks_like_file = isinstance(name_or_path, Path) or path.suffix in {_SAFE_SUFFIX, *_PICKLES} or "/" in text
+    if looks_like_file or path.exists():
+        return _from_file(path, records)
+    raise UsageError(unknown_name("weights", text, records), remedy="see neuroreg models list, or give a file")
+
+
+def default_for(method: str) -> WeightRecord:
+    """The weights a method uses when none are named. Raises UnavailableError when it has none."""
+    name = _read_manifest().defaults.get(method)
+    if name is None:
+        raise UnavailableError(f"method {method!r} has no default weights", remedy="name a file with --weights")
+    return find(name)
+
+
+def _present(record: WeightRecord) -> WeightRecord:
+    for file in (record.file, *record.also):
+        if not (record.folder / file).is_file():
+            raise UnavailableError(
+                f"the weights {record.name!r} are not on this machine",
+                file=file,
+                remedy="install neuroreg again, or point NEUROREG_HOME to a folder that has them",
+            )
+    return record
+
+
+def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
+    """A record for a file the user named. One that the manifest lists keeps its record, hence its checks."""
+    if not path.exists():
+        raise NoInputError("no such weights file", file=path, remedy="see neuroreg models list for names")
+    if not path.is_file():
+        raise UsageError("the weights are not a file", file=path, remedy="give a .safetensors file")
+    _refuse_pickle(path)
+    for record in records.values():
+        if record.path.exists() and record.path.samefile(path):
+            return record
+    method, config, spacing_mm = _recipe_of(path)
+    try:
+        record = WeightRecord(
+            name=re.sub(r"[^a-z0-9._-]", "-", path.stem.lower()).lstrip("._-") or "weights",
+            method=method,
+            file="weights.safetensors",
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            config=config,
+            spacing_mm=spacing_mm,
+        )
+    except ValidationError as error:
+        raise DataError(f"the recipe beside the weights: {_first_line(error)}", file=path) from error
+    # The name was chosen by the user, so the rule for names inside the manifest does not apply to it.
+    return record.model_copy(update={"folder": path.resolve().parent, "file": path.name})
+
+
+def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue], float | None]:
+    """Method, its options and the spacing in mm: from the file's own metadata, else from <stem>.yaml beside it."""
+    said = read_metadata(path)
+    if "method" in said:
+        try:
+            config = json.loads(said.get("config", "{}"))
+            spacing = json.loads(said.get("spacing_mm", "null"))
+        except ValueError as error:
+            raise DataError(f"the metadata is damaged: {_first_line(error)}", file=path) from error
+        return said["method"], config, spacing
+    recipe = path.with_suffix(".yaml")
+    if not recipe.is_file():
+        raise DataError(
+            "nothing says which method these weights belong to", file=path, remedy=f"put its {recipe.name} beside it"
+        )
+    try:
+        read = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"the recipe cannot be read: {_first_line(error)}", file=recipe) from error
+    if not isinstance(read, dict) or not isinstance(read.get("method"), str):
+        raise DataError("the recipe does not name a method", file=recipe, remedy="add a line 'method: NAME'")
+    return read["method"], read.get("config") or {}, read.get("spacing_mm")
+
+
+def _refuse_pickle(path: Path) -> None:
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if path.suffix in _PICKLES or start.startswith(_PICKLE_STARTS):
+        raise DataError(
+            "this is a pickle, which can run code when it is loaded; it was not opened",
+            file=path,
+            remedy="convert it to .safetensors where it came from",
+        )
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text metadata of a .safetensors file, read without its tensors. Raises DataError."""
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"not a readable safetensors file: {_first_line(error)}", file=path) from error
+
+
+def verify(record: WeightRecord) -> None:
+    """Compare every file of the record with its sha256. Raises DataError, UnavailableError."""
+    _present(record)
+    for file, expected in {record.file: record.sha256, **record.also}.items():
+        _verified_bytes(record.folder / file, expected)
+
+
+def _verified_bytes(path: Path, expected: str) -> bytes:
+    """The file's bytes, hashed as they will be used: nothing can change between the check and the load."""
+    data = path.read_bytes()
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != expected:
+        raise DataError(
+            f"damaged weights: sha256 {actual[:12]}... where {expected[:12]}... was promised",
+            file=path,
+            remedy="install neuroreg again",
+        )
+    return data
+
+
+def load_tensors(record: WeightRecord) -> "dict[str, Tensor]":
+    """The tensors of a record, by name, on the CPU in the type stored.
+
+    Raises DataError when the sha256 differs, the file is not safetensors, it belongs to another method, or a
+    value is not finite.
+    """
+    from safetensors import torch as safetensors_torch
+
+    _refuse_pickle(_present(record).path)
+    data = _verified_bytes(record.path, record.sha256)
+    said = read_metadata(record.path).get("method")
+    if record.method is not None and said not in (None, record.method):
+        raise DataError(f"these weights belong to method {said!r}, not {record.method!r}", file=record.path)
+    try:
+        tensors = safetensors_torch.load(data)
+    except SafetensorError as error:
+        raise DataError(f"not a readable safetensors file: {_first_line(error)}", file=record.path) from error
+    broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if broken:
+        raise DataError(f"weights that are not finite numbers in {_some(broken)}", file=record.path)
+    return tensors
+
+
+def load_into(network: "nn.Module", record: WeightRecord) -> None:
+    """Put the record's tensors into a network, strictly: same names, same shapes. Raises DataError otherwise.
+
+    The network keeps its own dtype and device; half-precision files are widened on the way.
+    """
+    tensors, wanted = load_tensors(record), network.state_dict()
+    missing = [name for name in wanted if name not in tensors]
+    unexpected = [name for name in tensors if name not in wanted]
+    reshaped = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    problems = [
+        f"{word} {_some(names)}"
+        for word, names in (("missing", missing), ("unexpected", unexpected), ("other shape", reshaped))
+        if names
+    ]
+    if problems:
+        raise DataError(
+            f"these weights do not fit this network: {', '.join(problems)}",
+            file=record.path,
+            remedy="use the method and options of the recipe that made them",
+        )
+    network.load_state_dict(tensors, strict=True)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
