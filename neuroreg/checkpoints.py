@@ -49,21 +49,9 @@ class WeightRecord(BaseModel):
     seconds: float | None = None
     machine: str | None = None
     numbers: dict[str, JsonValue] = Field({}, description="Measured figures, as in the card")
-    folder: Path = Field(Path(), exclude=True, description="Where the files lie; set on reading, never stored")
-
-    @field_validator("file", "recipe", "card")
-    @classmethod
-    def _plain(cls, value: str | None) -> str | None:
-        if value is not None and not _FILE_NAME.match(value):
-            raise ValueError(f"a plain file name inside the weights folder is expected, got {value!r}")
-        return value
-
-    @field_validator("also")
-    @classmethod
-    def _plain_names(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            cls._plain(name)
-        return value
+    folder: Path = Field(
+        Path(), exclude=True, description="Where the files lie; set on reading, never stored"
+    )
 
     @property
     def path(self) -> Path:
@@ -77,6 +65,15 @@ class _Manifest(BaseModel):
     schema_: Literal[1] = Field(alias="schema")
     defaults: dict[str, str] = {}
     models: tuple[WeightRecord, ...] = ()
+
+    @field_validator("models")
+    @classmethod
+    def _inside_the_folder(cls, models: tuple[WeightRecord, ...]) -> tuple[WeightRecord, ...]:
+        for record in models:
+            for name in (record.file, *record.also, record.recipe, record.card):
+                if name is not None and not _FILE_NAME.match(name):
+                    raise ValueError(f"{record.name}: a plain file name is expected, got {name!r}")
+        return models
 
 
 def weights_home() -> Path:
@@ -102,14 +99,20 @@ def _read_manifest() -> _Manifest:
         found = _Manifest.model_validate(raw)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"the list of weights cannot be read: {_first_line(error)}", file=path, remedy="install neuroreg again"
+            f"the list of weights cannot be read: {_first_line(error)}",
+            file=path,
+            remedy="install neuroreg again",
         ) from error
     names = [record.name for record in found.models]
     doubled = sorted({name for name in names if names.count(name) > 1})
     dangling = sorted(set(found.defaults.values()) - set(names))
     if doubled or dangling:
-        raise DataError(f"the list of weights has doubled names {doubled} or unknown defaults {dangling}", file=path)
-    return found.model_copy(update={"models": tuple(r.model_copy(update={"folder": home}) for r in found.models)})
+        raise DataError(
+            f"the list of weights has doubled names {doubled} or unknown defaults {dangling}", file=path
+        )
+    return found.model_copy(
+        update={"models": tuple(r.model_copy(update={"folder": home}) for r in found.models)}
+    )
 
 
 def manifest() -> tuple[WeightRecord, ...]:
@@ -128,17 +131,23 @@ def find(name_or_path: str | Path) -> WeightRecord:
     if text in records:
         return _present(records[text])
     path = Path(text)
-    looks_like_file = isinstance(name_or_path, Path) or path.suffix in {_SAFE_SUFFIX, *_PICKLES} or "/" in text
+    looks_like_file = (
+        isinstance(name_or_path, Path) or path.suffix in {_SAFE_SUFFIX, *_PICKLES} or "/" in text
+    )
     if looks_like_file or path.exists():
         return _from_file(path, records)
-    raise UsageError(unknown_name("weights", text, records), remedy="see neuroreg models list, or give a file")
+    raise UsageError(
+        unknown_name("weights", text, records), remedy="see neuroreg models list, or give a file"
+    )
 
 
 def default_for(method: str) -> WeightRecord:
     """The weights a method uses when none are named. Raises UnavailableError when it has none."""
     name = _read_manifest().defaults.get(method)
     if name is None:
-        raise UnavailableError(f"method {method!r} has no default weights", remedy="name a file with --weights")
+        raise UnavailableError(
+            f"method {method!r} has no default weights", remedy="name a file with --weights"
+        )
     return find(name)
 
 
@@ -165,18 +174,17 @@ def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
             return record
     method, config, spacing_mm = _recipe_of(path)
     try:
-        record = WeightRecord(
+        return WeightRecord(
             name=re.sub(r"[^a-z0-9._-]", "-", path.stem.lower()).lstrip("._-") or "weights",
             method=method,
-            file="weights.safetensors",
+            file=path.name,
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             config=config,
             spacing_mm=spacing_mm,
+            folder=path.resolve().parent,
         )
     except ValidationError as error:
-        raise DataError(f"the recipe beside the weights: {_first_line(error)}", file=path) from error
-    # The name was chosen by the user, so the rule for names inside the manifest does not apply to it.
-    return record.model_copy(update={"folder": path.resolve().parent, "file": path.name})
+        raise DataError(f"the recipe of these weights: {_first_line(error)}", file=path) from error
 
 
 def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue], float | None]:
@@ -192,7 +200,9 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue], float | None]:
     recipe = path.with_suffix(".yaml")
     if not recipe.is_file():
         raise DataError(
-            "nothing says which method these weights belong to", file=path, remedy=f"put its {recipe.name} beside it"
+            "nothing says which method these weights belong to",
+            file=path,
+            remedy=f"put its {recipe.name} beside it",
         )
     try:
         read = yaml.safe_load(recipe.read_text(encoding="utf-8"))

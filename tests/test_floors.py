@@ -1,0 +1,164 @@
+"""Who may import whom. One table here, walked over the syntax tree of every file."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "neuroreg"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+FLOOR = {
+    **dict.fromkeys(("errors", "registry"), 0),
+    **dict.fromkeys(("volume", "field", "transforms"), 1),
+    **dict.fromkeys(("io", "preprocess", "losses", "metrics", "nn", "checkpoints"), 2),
+    "methods": 3,
+    **dict.fromkeys(("refine", "pipeline", "training", "report", "cohort", "benchmark"), 4),
+    **dict.fromkeys(("cli", "__main__"), 5),
+}
+"""Room (first name below ``neuroreg``) -> floor. A new room is a new word here."""
+
+SAME_FLOOR = {
+    ("registry", "errors"),
+    ("field", "volume"),
+    ("transforms", "volume"),
+    ("transforms", "field"),
+    ("pipeline", "refine"),
+    ("report", "pipeline"),
+    ("cohort", "pipeline"),
+    ("benchmark", "pipeline"),
+    ("benchmark", "refine"),
+    ("__main__", "cli"),
+}
+"""(from, to): the imports allowed within one floor. Everything inside one room is allowed, except in ``methods``."""
+
+FORBIDDEN = {("methods", "io"), ("methods", "preprocess")}
+"""Lower rooms that are closed all the same: a method never sees a file, a spacing or a header."""
+
+METHODS_SHARE = {"base", "gaussnewton"}
+"""What a method may import from its own room: the contract, and the engine that refinement runs too."""
+
+SIMPLEITK = {
+    "io",
+    "preprocess",
+    "methods.demons",
+    "methods.syn",
+    "methods.greedy",
+    "pipeline.resources",
+    "benchmark_external",
+}
+"""Rooms and modules that may import SimpleITK; training machines do not have it."""
+
+READERS = {"io.images", "io.transforms"}
+"""The only modules that read images and transforms."""
+
+
+def module_of(path: Path) -> str:
+    """neuroreg/io/images.py -> io.images; a package is its folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(module: str) -> str:
+    """io.images -> io; benchmark_external -> benchmark (files that one room has outgrown share its name)."""
+    first = module.split(".")[0]
+    return "benchmark" if first.startswith("benchmark_") else first
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """(line, absolute dotted name) of everything a file imports, also inside functions."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def internal(path: Path) -> list[tuple[int, str]]:
+    """(line, module below ``neuroreg``) of the package's own imports. ``__version__`` is no module."""
+    names = [
+        (line, name.removeprefix("neuroreg.")) for line, name in imports(path) if name.startswith("neuroreg.")
+    ]
+    return [(line, name) for line, name in names if not name.startswith("__version__")]
+
+
+def allowed(source: str, target: str) -> bool:
+    """Whether module ``source`` may import ``target`` (both below ``neuroreg``)."""
+    here, there = room(source), room(target)
+    if (here, there) in FORBIDDEN:
+        return False
+    if here == there == "methods":
+        return target.split(".")[1] in METHODS_SHARE or source.split(".")[1:] == ["base"]
+    return here == there or FLOOR[there] < FLOOR[here] or (here, there) in SAME_FLOOR
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: module_of(p) or "neuroreg")
+def test_a_file_imports_only_what_its_floor_may(path: Path) -> None:
+    module = module_of(path)
+    if not module:  # neuroreg/__init__.py hands out public names on first use and imports nothing itself
+        assert not internal(path)
+        return
+    assert room(module) in FLOOR, f"{module}: which floor is this on? Name it in FLOOR"
+    bad = [f"line {line}: {name}" for line, name in internal(path) if not allowed(module, name)]
+    assert not bad, f"{module} may not import {bad}"
+
+
+def test_the_floor_rule_notices_what_it_forbids() -> None:
+    assert not allowed("io.images", "metrics.image")
+    assert not allowed("methods.dualprnet", "io.images")
+    assert not allowed("methods.dualprnet", "methods.neuroreg")
+    assert not allowed("field", "transforms")
+    assert not allowed("training.trainer", "pipeline.register")
+    assert allowed("methods.dualprnet", "methods.base")
+    assert allowed("pipeline.register", "refine")
+    assert allowed("cli.register", "pipeline.register")
+
+
+@pytest.mark.parametrize("name", ["errors", "registry"])
+def test_the_ground_floor_needs_the_standard_library_alone(name: str) -> None:
+    outside = {n.split(".")[0] for _, n in imports(PACKAGE / f"{name}.py")} - set(sys.stdlib_module_names)
+    assert outside <= {"neuroreg"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: module_of(p) or "neuroreg")
+def test_simpleitk_stays_behind_its_doors(path: Path) -> None:
+    module = module_of(path)
+    used = any(name.split(".")[0] == "SimpleITK" for _, name in imports(path))
+    assert not used or room(module) in SIMPLEITK or module in SIMPLEITK
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: module_of(p) or "neuroreg")
+def test_only_io_reads_files_of_images(path: Path) -> None:
+    called = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    readers = called & {"ReadImage", "ReadTransform", "ImageFileReader", "ImageSeriesReader"}
+    assert not readers or module_of(path) in READERS or room(module_of(path)) == "io"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: module_of(p) or "neuroreg")
+def test_only_cli_prints(path: Path) -> None:
+    if room(module_of(path)) == "cli":
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    prints = [
+        n.lineno for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"
+    ]
+    streams = [
+        n.lineno
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Attribute)
+        and n.attr in {"stdout", "stderr"}
+        and getattr(n.value, "id", "") == "sys"
+    ]
+    consoles = [line for line, name in imports(path) if name.split(".")[0] == "rich"]
+    assert not prints + streams + consoles, "libraries return values and take a progress callback"
+
+
+def test_importing_the_command_line_imports_nothing_heavy() -> None:
+    code = "import sys, neuroreg.cli; print(sorted({'torch', 'SimpleITK', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
