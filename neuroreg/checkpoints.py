@@ -283,7 +283,7 @@ def load_into(network: "nn.Module", record: WeightRecord) -> None:
     """
     tensors, wanted = load_tensors(record), network.state_dict()
     missing = [name for name in wanted if name not in tensors]
-    unexpected = [name for name in tensors if name not in wanted]
+    unexpected = sorted(name for name in tensors if name not in wanted)
     reshaped = [
         f"{name} {tuple(tensors[name].shape)} for {tuple(wanted[name].shape)}"
         for name in wanted
