@@ -1,1 +1,23 @@
-"""Measures of a registration."""
+"""How good a registration is. Tensors or arrays and millimetres in, numbers out; no file is read here."""
+
+from neuroreg.registry import Entry
+
+METRICS: dict[str, Entry] = {
+    "dice": Entry("neuroreg.metrics.segmentation:dice", "overlap of each region, 0..1"),
+    "regions": Entry(
+        "neuroreg.metrics.segmentation:region_scores",
+        "Dice, HD, HD95, ASSD (mm), volumes (mm3) of each region",
+    ),
+    "folded": Entry("neuroreg.metrics.deformation:percent_folded", "percent of voxels with det J <= 0"),
+    "ndv": Entry("neuroreg.metrics.deformation:ndv", "non-diffeomorphic volume, percent"),
+    "sdlogj": Entry("neuroreg.metrics.deformation:sd_log_jacobian", "standard deviation of log det J"),
+    "inverse": Entry(
+        "neuroreg.metrics.deformation:inverse_consistency_mm",
+        "mean distance of inverse(forward(p)) from p, mm",
+    ),
+    "ncc": Entry("neuroreg.metrics.image:correlation", "Pearson correlation of intensities, -1..1"),
+    "nmi": Entry(
+        "neuroreg.metrics.image:normalised_mutual_information", "normalised mutual information, 1..2"
+    ),
+    "rmse": Entry("neuroreg.metrics.image:root_mean_square", "root mean square difference of intensities"),
+}
