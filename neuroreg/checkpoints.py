@@ -172,7 +172,8 @@ def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
     for record in records.values():
         if record.path.exists() and record.path.samefile(path):
             return record
-    method, config, spacing_mm = _recipe_of(path)
+    method, config = _recipe_of(path)
+    spacing = config.get("spacing_mm")
     try:
         return WeightRecord(
             name=re.sub(r"[^a-z0-9._-]", "-", path.stem.lower()).lstrip("._-") or "weights",
@@ -180,29 +181,27 @@ def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
             file=path.name,
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             config=config,
-            spacing_mm=spacing_mm,
+            spacing_mm=spacing if isinstance(spacing, int | float) else None,
             folder=path.resolve().parent,
         )
     except ValidationError as error:
         raise DataError(f"the recipe of these weights: {_first_line(error)}", file=path) from error
 
 
-def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue], float | None]:
-    """Method, its options and the spacing in mm: from the file's own metadata, else from <stem>.yaml beside it."""
+def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
+    """Method and its options: from the file's own metadata if it says both, else from <stem>.yaml beside it."""
     said = read_metadata(path)
-    if "method" in said:
+    if "method" in said and "config" in said:
         try:
-            config = json.loads(said.get("config", "{}"))
-            spacing = json.loads(said.get("spacing_mm", "null"))
+            return said["method"], json.loads(said["config"])
         except ValueError as error:
             raise DataError(f"the metadata is damaged: {_first_line(error)}", file=path) from error
-        return said["method"], config, spacing
     recipe = path.with_suffix(".yaml")
     if not recipe.is_file():
         raise DataError(
-            "nothing says which method these weights belong to",
+            "nothing says which method and options these weights belong to",
             file=path,
-            remedy=f"put its {recipe.name} beside it",
+            remedy=f"put its recipe {recipe.name} beside it",
         )
     try:
         read = yaml.safe_load(recipe.read_text(encoding="utf-8"))
@@ -210,7 +209,7 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue], float | None]:
         raise DataError(f"the recipe cannot be read: {_first_line(error)}", file=recipe) from error
     if not isinstance(read, dict) or not isinstance(read.get("method"), str):
         raise DataError("the recipe does not name a method", file=recipe, remedy="add a line 'method: NAME'")
-    return read["method"], read.get("config") or {}, read.get("spacing_mm")
+    return read["method"], read.get("config") or {}
 
 
 def _refuse_pickle(path: Path) -> None:

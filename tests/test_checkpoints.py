@@ -235,19 +235,19 @@ def test_fault_66_a_pickle_is_refused_and_never_opened(
 def test_a_file_is_described_by_the_recipe_beside_it(tmp_path: Path) -> None:
     save_file(network().state_dict(), tmp_path / "My weights.safetensors")
     (tmp_path / "My weights.yaml").write_text(
-        "method: neuroreg\nconfig: {features: 8}\nspacing_mm: 2.0\nsteps: 9\n"
+        "method: neuroreg\nconfig: {features: 8, spacing_mm: 2.0}\nsteps: 9\n"
     )
     record = checkpoints.find(str(tmp_path / "My weights.safetensors"))
-    assert (record.method, record.config, record.spacing_mm) == ("neuroreg", {"features": 8}, 2.0)
+    assert (record.method, record.config["features"], record.spacing_mm) == ("neuroreg", 8, 2.0)
     checkpoints.load_into(network(), record)
 
 
 def test_a_file_is_described_by_its_own_metadata(tmp_path: Path) -> None:
-    said = {"method": "neuroreg", "config": '{"features": 8}', "spacing_mm": "2.0"}
+    said = {"method": "neuroreg", "config": '{"features": 8}'}
     save_file(network().state_dict(), tmp_path / "a.safetensors", metadata=said)
     assert checkpoints.read_metadata(tmp_path / "a.safetensors") == said
     record = checkpoints.find(tmp_path / "a.safetensors")
-    assert (record.method, record.config, record.spacing_mm) == ("neuroreg", {"features": 8}, 2.0)
+    assert (record.method, record.config, record.spacing_mm) == ("neuroreg", {"features": 8}, None)
 
 
 def test_a_listed_file_keeps_its_record_and_its_checks(home: MakeHome) -> None:
@@ -257,7 +257,7 @@ def test_a_listed_file_keeps_its_record_and_its_checks(home: MakeHome) -> None:
 
 def test_a_file_that_nothing_describes_is_refused(tmp_path: Path) -> None:
     save_file(network().state_dict(), tmp_path / "a.safetensors")
-    with pytest.raises(DataError, match=r"which method.*put its a\.yaml beside it"):
+    with pytest.raises(DataError, match=r"which method.*put its recipe a\.yaml beside it"):
         checkpoints.find(tmp_path / "a.safetensors")
     (tmp_path / "a.yaml").write_text("- not\n- a recipe\n")
     with pytest.raises(DataError, match=r"does not name a method; a\.yaml"):
