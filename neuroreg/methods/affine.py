@@ -1,0 +1,428 @@
+"""Affine registration by Gauss-Newton on local correlation, from many starts (METHODS, part R, as an affine).
+
+Centres of mass and a ball of start rotations are tried together on a coarse grid with global correlation; the best
+few are refined at half and at full resolution with local correlation in two box windows, whose maximum is also where
+tissue borders meet best. Each step solves 12 x 12 normal equations (Levenberg-Marquardt) that are sums over the image
+of gradient products times monomials of the position; steps that do not raise the metric are not taken.
+
+Everything is in network voxels: an affine (B, 3, 4) leads from the fixed to the moving grid.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from neuroreg import field
+from neuroreg.errors import DataError, UsageError
+from neuroreg.methods.base import MethodConfig, Prediction
+
+Metric = Literal["lncc", "mi"]
+Dof = Literal[6, 7, 9, 12]
+
+_EPS = 1e-4  # variance (of intensities 0..1) below which a window counts as flat
+_MI_BINS = 24
+_COARSE_SIDE = 28  # voxels: the search runs on the first pyramid level whose longest side is no longer
+
+
+class AffineConfig(MethodConfig):
+    """Options of ``affine``."""
+
+    dof: Dof = Field(12, description="6 rigid, 7 and one scale, 9 and a scale per axis, 12 and shears")
+    metric: Metric = Field("lncc", description="lncc: local correlation; mi: mutual information (other contrasts)")
+    windows: tuple[int, ...] = Field((2, 5), description="radii of the LNCC windows, voxels")
+    search_iterations: int = Field(8, ge=0, description="Gauss-Newton steps for every start, coarsest grid")
+    half_iterations: int = Field(10, ge=0, description="steps at half resolution")
+    full_iterations: int = Field(5, ge=0, description="steps at full resolution")
+    survivors: int = Field(3, ge=1, description="starts refined at half resolution")
+    spacing_mm: float = Field(2.0, gt=0, description="spacing of the network grid, mm")
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A pair on one pyramid level, with what does not change between steps."""
+
+    fixed: Tensor
+    """(1, 1, D, H, W)"""
+    moving: Tensor
+    """(1, 1, d, h, w)"""
+    weight: Tensor
+    """(1, 1, D, H, W): 1 where the metric counts"""
+    moving_weight: Tensor | None
+    """(1, 1, d, h, w)"""
+    index: Tensor
+    """(1, 3, D, H, W) level-0 voxels"""
+    step: int
+    """level-0 voxels between neighbours"""
+    frame: "_Frame"
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Fixed positions are q = (p - centre) / radius, so that all twelve parameters weigh alike."""
+
+    centre: Tensor
+    """(3,) float64 level-0 voxels"""
+    radius: float
+
+
+@dataclass(frozen=True)
+class _Normal:
+    """The metric of B affines and its normal equations."""
+
+    value: Tensor
+    """(B,)"""
+    matrix: Tensor
+    """(B, 12, 12) float64"""
+    vector: Tensor
+    """(B, 12) float64"""
+
+
+class AffineMethod:
+    """See the module. Ignores a start's displacement; a start's affine replaces the search."""
+
+    Config: ClassVar[type[AffineConfig]] = AffineConfig
+    divisor: int = 4
+
+    def __init__(self, config: AffineConfig | None = None) -> None:
+        self.config = config or AffineConfig()
+        self.spacing_mm = self.config.spacing_mm
+
+    def predict(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        start: Prediction | None = None,
+        *,
+        fixed_mask: Tensor | None = None,
+        moving_mask: Tensor | None = None,
+    ) -> Prediction:
+        """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), 0..1 -> Prediction with an affine and no displacement.
+
+        Masks (B, 1, ...) bool limit where the metric counts. Raises DataError for an image without contrast.
+        """
+        affines = []
+        for b in range(len(fixed)):
+            one = slice(b, b + 1)
+            masks = [None if m is None else m[one].to(fixed.dtype) for m in (fixed_mask, moving_mask)]
+            first = None if start is None or start.affine is None else start.affine[one].to(torch.float64)
+            affines.append(self._register(fixed[one], moving[one], masks[0], masks[1], first))
+        affine = torch.cat(affines).to(torch.float32)
+        zero = torch.zeros(len(fixed), 3, *fixed.shape[2:], device=fixed.device)
+        return Prediction(zero, inverse=zero, affine=affine)
+
+    def _register(
+        self, fixed: Tensor, moving: Tensor, mask: Tensor | None, moving_mask: Tensor | None, first: Tensor | None
+    ) -> Tensor:
+        c = self.config
+        for name, image in (("fixed", fixed), ("moving", moving)):
+            if not bool(image.std() > 0):
+                raise DataError(f"the {name} image has no contrast", remedy="check that it is not empty")
+        levels = _pyramid(fixed, moving, mask, moving_mask)
+        low_dof: Dof = 6 if c.dof == 6 else 7
+        affine = first
+        if affine is None:
+            starts = _starts(fixed, moving, levels[0].frame)
+            coarse = replace(levels[-1], weight=torch.ones_like(levels[-1].weight), moving_weight=None)
+            affine, value = _optimise(coarse, starts, _global_terms, low_dof, c.search_iterations)
+            affine = affine[_distinct(affine, value, c.survivors)]
+        terms = _mi_terms if c.metric == "mi" else _lncc_terms(c.windows)
+        half = levels[min(1, len(levels) - 1)]
+        affine, value = _optimise(half, affine, terms, c.dof, c.half_iterations)
+        affine = affine[value.argmax()][None]
+        return _optimise(levels[0], affine, terms, c.dof, c.full_iterations)[0]
+
+
+# ---------------------------------------------------------------------------------------------------- the pair
+
+
+def _pyramid(fixed: Tensor, moving: Tensor, mask: Tensor | None, moving_mask: Tensor | None) -> list[_Level]:
+    """The pair (1, 1, ...) from full resolution down to the coarse level of the search."""
+    weight = _surroundings(fixed) if mask is None else mask
+    frame = _frame(fixed if mask is None else fixed * mask)
+    levels: list[_Level] = []
+    step = 1
+    while True:
+        index = field.identity(fixed.shape[2:], device=fixed.device) * step
+        levels.append(_Level(fixed, moving, weight, moving_mask, index, step, frame))
+        if max(fixed.shape[2:]) <= _COARSE_SIDE or min(*fixed.shape[2:], *moving.shape[2:]) < 8:
+            return levels
+        fixed, moving, weight = (field.downsample(x) for x in (fixed, moving, weight))
+        moving_mask = None if moving_mask is None else field.downsample(moving_mask)
+        step *= 2
+
+
+def _surroundings(fixed: Tensor) -> Tensor:
+    """1 within two voxels of the head or brain, where borders still count; else 0."""
+    return (field.smooth((fixed > 0.1).to(fixed.dtype), 1.0) > 0.01).to(fixed.dtype)
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre (3,) and covariance (3, 3) of the bright part of image (1, 1, D, H, W); float64 voxels."""
+    mass = image.clamp(0.0, 0.3).to(torch.float64)[0, 0].reshape(-1)
+    index = field.identity(image.shape[2:], device=image.device, dtype=torch.float64).reshape(3, -1)
+    mass = mass / mass.sum()
+    centre = index @ mass
+    spread = index - centre[:, None]
+    return centre, (spread * mass) @ spread.T
+
+
+def _frame(fixed: Tensor) -> _Frame:
+    centre, covariance = _moments(fixed)
+    return _Frame(centre, float(covariance.diagonal().sum().sqrt()))
+
+
+# --------------------------------------------------------------------------------------------------- the starts
+
+
+def _starts(fixed: Tensor, moving: Tensor, frame: _Frame) -> Tensor:
+    """Affines (N, 3, 4) that lay the centres of mass on each other, in many orientations and the principal one."""
+    centre, covariance = _moments(moving)
+    _, fixed_covariance = _moments(fixed)
+    rotations = torch.cat((_ball(), _principal(fixed_covariance, covariance)[None]))
+    return torch.cat((rotations, (centre - rotations @ frame.centre)[..., None]), dim=2)
+
+
+def _ball() -> Tensor:
+    """Rotations (15, 3, 3): none, and 35 degrees about the faces' and the corners' axes of a cube."""
+    faces = torch.cat((torch.eye(3), -torch.eye(3)))
+    corners = torch.cartesian_prod(*([torch.tensor([-1.0, 1.0])] * 3))
+    axes = torch.nn.functional.normalize(torch.cat((faces, corners)).to(torch.float64), dim=1)
+    turns = torch.linalg.matrix_exp(_skew(axes * (35.0 * torch.pi / 180)))
+    return torch.cat((torch.eye(3, dtype=torch.float64)[None], turns))
+
+
+def _principal(fixed: Tensor, moving: Tensor) -> Tensor:
+    """The rotation (3, 3) of one covariance's principal axes onto the other's that turns least."""
+    a, b = torch.linalg.eigh(fixed)[1], torch.linalg.eigh(moving)[1]
+    signs = torch.cartesian_prod(*([torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3))
+    turns = (b * signs[:, None, :]) @ a.T
+    trace = turns.diagonal(dim1=1, dim2=2).sum(dim=1)
+    return turns[torch.where(torch.linalg.det(turns) > 0, trace, -4.0).argmax()]
+
+
+def _skew(w: Tensor) -> Tensor:
+    """The matrices (N, 3, 3) of the cross products with w (N, 3)."""
+    x, y, z = w.unbind(dim=1)
+    o = torch.zeros_like(x)
+    return torch.stack((o, -z, y, z, o, -x, -y, x, o), dim=1).reshape(-1, 3, 3)
+
+
+def _distinct(affine: Tensor, value: Tensor, count: int) -> list[int]:
+    """The best ``count`` of affine (B, 3, 4) by ``value`` (B,), leaving out what ends where a better one ended."""
+    chosen: list[int] = []
+    for i in value.argsort(descending=True).tolist():
+        if len(chosen) < count and all((affine[i, :, :3] - affine[j, :, :3]).norm() > 0.1 for j in chosen):
+            chosen.append(i)
+    return chosen
+
+
+# ---------------------------------------------------------------------------------------------------- the steps
+
+Terms = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""(fixed, moved, weight), (B, 1, D, H, W) each -> the metric (B,), its slope g and curvature h by intensity."""
+
+
+def _optimise(level: _Level, affine: Tensor, terms: Terms, dof: Dof, steps: int) -> tuple[Tensor, Tensor]:
+    """Levenberg-Marquardt on affines (B, 3, 4), each on its own. Returns the best ones and their values (B,)."""
+    best = _evaluate(level, affine, terms)
+    damping = torch.full_like(best.value, 1e-3, dtype=torch.float64)
+    for _ in range(steps):
+        trial = _advance(affine, best, damping, dof, level.frame)
+        new = _evaluate(level, trial, terms)
+        better = new.value > best.value
+        affine = torch.where(better[:, None, None], trial, affine)
+        damping = torch.where(better, damping * 0.3, damping * 10).clamp(1e-6, 1e3)
+        best = _Normal(
+            torch.where(better, new.value, best.value),
+            torch.where(better[:, None, None], new.matrix, best.matrix),
+            torch.where(better[:, None], new.vector, best.vector),
+        )
+    return affine, best.value
+
+
+def _evaluate(level: _Level, affine: Tensor, terms: Terms) -> _Normal:
+    """Metric and normal equations of affine (B, 3, 4)."""
+    count = len(affine)
+    index = field.affine_index(affine.to(torch.float32), level.index.expand(count, -1, -1, -1, -1)) / level.step
+    moved = field.sample(level.moving.expand(count, -1, -1, -1, -1), index)
+    weight = level.weight * field.inside(index, level.moving.shape[2:])
+    if level.moving_weight is not None:
+        weight = weight * field.sample(level.moving_weight.expand(count, -1, -1, -1, -1), index)
+    value, slope, curvature = terms(level.fixed, moved, weight)
+    gradient = torch.cat(torch.gradient(moved, dim=(2, 3, 4)), dim=1) / level.step
+    pairs = [(k, m) for k in range(3) for m in range(k, 3)]
+    products = [slope * gradient] + [curvature * gradient[:, k : k + 1] * gradient[:, m : m + 1] for k, m in pairs]
+    moments = _position_moments(torch.cat(products, dim=1), level)
+    matrix, vector = _assemble(moments)
+    radius = level.frame.radius
+    return _Normal(value, matrix * radius**2, vector * radius)
+
+
+def _position_moments(x: Tensor, level: _Level) -> Tensor:
+    """Sums of x (B, 9, D, H, W) times q_d^a q_h^b q_w^c, a, b, c = 0..2: (B, 9, 3, 3, 3) float64."""
+    powers = []
+    for axis, size in enumerate(x.shape[2:]):
+        q = torch.arange(size, device=x.device, dtype=torch.float64) * level.step
+        q = (q - level.frame.centre[axis]) / level.frame.radius
+        powers.append(torch.stack((torch.ones_like(q), q, q * q), dim=1))
+    x = (x @ powers[2].to(x.dtype)).to(torch.float64)
+    return torch.einsum("nkdhc,da,hb->nkabc", x, powers[0], powers[1])
+
+
+_PARAMETERS = [(k, i) for k in range(3) for i in range(4)]  # component k of the step, times q_i (q_3 = 1)
+_EXPONENT = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0))
+
+
+def _assemble(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments (B, 9, 3, 3, 3) of 3 slope and 6 curvature products -> matrix (B, 12, 12), vector (B, 12)."""
+    which = {(0, 0): 3, (0, 1): 4, (0, 2): 5, (1, 1): 6, (1, 2): 7, (2, 2): 8}
+    vector = torch.stack([moments[:, k, *_EXPONENT[i]] for k, i in _PARAMETERS], dim=1)
+    rows = []
+    for k, i in _PARAMETERS:
+        for m, j in _PARAMETERS:
+            a, b, c = (s + t for s, t in zip(_EXPONENT[i], _EXPONENT[j], strict=True))
+            rows.append(moments[:, which[min(k, m), max(k, m)], a, b, c])
+    return torch.stack(rows, dim=1).reshape(-1, 12, 12), vector
+
+
+def _advance(affine: Tensor, normal: _Normal, damping: Tensor, dof: Dof, frame: _Frame) -> Tensor:
+    """affine (B, 3, 4) o (id + the damped Gauss-Newton step), kept within the family of ``dof``."""
+    linear = affine[:, :, :3]
+    basis = _basis(linear, dof)  # (B, 12, dof)
+    matrix = basis.mT @ normal.matrix @ basis
+    vector = (basis.mT @ normal.vector[..., None])[..., 0]
+    scale = matrix.diagonal(dim1=1, dim2=2)
+    ridge = damping[:, None] * scale + 1e-9 * scale.amax(dim=1, keepdim=True) + 1e-12
+    theta = torch.linalg.solve(matrix + torch.diag_embed(ridge), vector)
+    step = (basis @ theta[..., None])[..., 0].reshape(-1, 3, 4)
+    if dof == 9:  # rotation times scales is no group: each factor is advanced by itself
+        sizes = linear.norm(dim=1)
+        turned = linear / sizes[:, None] @ torch.linalg.matrix_exp(_skew(theta[:, :3]))
+        moved = turned * (sizes * theta[:, 3:6].exp())[:, None]
+    else:
+        moved = linear @ torch.linalg.matrix_exp(step[:, :, :3])
+    # The fixed centre goes where affine takes it after the shift; the linear part acts about it.
+    at_centre = field.affine_index(affine, (frame.centre + step[:, :, 3] * frame.radius)[..., None])[..., 0]
+    return torch.cat((moved, (at_centre - (moved @ frame.centre))[..., None]), dim=2)
+
+
+def _basis(linear: Tensor, dof: Dof) -> Tensor:
+    """The steps (B, 12, dof) in the row-major 3 x 4 form that ``dof`` allows at linear (B, 3, 3)."""
+    count = len(linear)
+    if dof == 12:
+        return torch.eye(12, dtype=linear.dtype, device=linear.device).expand(count, 12, 12)
+    turn = _skew(torch.eye(3, dtype=linear.dtype, device=linear.device)).expand(count, 3, 3, 3)
+    scales = torch.diag_embed(torch.eye(3, dtype=linear.dtype, device=linear.device)).expand(count, 3, 3, 3)
+    if dof == 9:
+        sizes = linear.norm(dim=1)
+        turn = turn * sizes[:, None, None, :] / sizes[:, None, :, None]
+    parts = {6: [turn], 7: [turn, scales.sum(dim=1, keepdim=True)], 9: [turn, scales]}[dof]
+    shapes = torch.cat(parts, dim=1)
+    shapes = torch.nn.functional.pad(shapes, (0, 1))
+    shifts = torch.zeros(count, 3, 3, 4, dtype=linear.dtype, device=linear.device)
+    shifts[:, range(3), range(3), 3] = 1.0
+    return torch.cat((shapes, shifts), dim=1).flatten(2).mT
+
+
+# --------------------------------------------------------------------------------------------------- the metrics
+
+
+def _global_terms(fixed: Tensor, moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared correlation over all of ``weight``, with the sign of the correlation."""
+    dims = (1, 2, 3, 4)
+    total = weight.sum(dim=dims, keepdim=True).clamp_min(1.0)
+    i = fixed - (weight * fixed).sum(dim=dims, keepdim=True) / total
+    j = moved - (weight * moved).sum(dim=dims, keepdim=True) / total
+    cov = (weight * i * j).sum(dim=dims, keepdim=True) / total
+    var_i = (weight * i * i).sum(dim=dims, keepdim=True) / total + _EPS
+    var_j = (weight * j * j).sum(dim=dims, keepdim=True) / total + _EPS
+    a = 2 * cov / (var_i * var_j)
+    w = a * cov / var_j
+    value = (cov * cov.abs() / (var_i * var_j)).reshape(-1)
+    return value, weight * (a * i - w * j) / total, weight * w / total
+
+
+def _lncc_terms(radii: tuple[int, ...]) -> Terms:
+    """Mean squared local correlation over box windows of these radii (voxels)."""
+
+    def terms(fixed: Tensor, moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        total = weight.sum(dim=(1, 2, 3, 4), keepdim=True).clamp_min(1.0) * len(radii)
+        value = torch.zeros(len(moved), device=moved.device)
+        slope, curvature = torch.zeros_like(moved), torch.zeros_like(moved)
+        for radius in radii:
+            box = _boxes(fixed.shape[2:], radius, fixed)
+            mean_i, mean_j = _apply(box, fixed), _apply(box, moved)
+            var_i = (_apply(box, fixed * fixed) - mean_i * mean_i).clamp_min(0) + _EPS
+            var_j = (_apply(box, moved * moved) - mean_j * mean_j).clamp_min(0) + _EPS
+            cov = _apply(box, fixed * moved) - mean_i * mean_j
+            a = weight * 2 * cov / (var_i * var_j)
+            w = a * cov / var_j
+            value += (0.5 * a * cov / total).sum(dim=(1, 2, 3, 4))
+            back = [m.mT for m in box]  # a voxel counts in every window that holds it
+            h = _apply(back, w)
+            slope += fixed * _apply(back, a) - moved * h + _apply(back, w * mean_j - a * mean_i)
+            curvature += h
+        return value, slope / total, curvature / total
+
+    return terms
+
+
+def _boxes(shape: tuple[int, ...], radius: int, like: Tensor) -> list[Tensor]:
+    """For each axis the (n, n) matrix that averages over 2 radius + 1 voxels, fewer at the border."""
+    out = []
+    for n in shape:
+        i = torch.arange(n, device=like.device)
+        band = ((i[:, None] - i).abs() <= radius).to(like.dtype)
+        out.append(band / band.sum(dim=1, keepdim=True))
+    return out
+
+
+def _apply(matrices: list[Tensor], x: Tensor) -> Tensor:
+    """One (n, n) matrix along each axis of x (B, C, D, H, W); as products these beat convolutions on the CPU."""
+    shape = x.shape
+    x = x @ matrices[2].mT
+    x = matrices[1] @ x
+    return (matrices[0] @ x.flatten(3)).reshape(shape)
+
+
+def _mi_terms(fixed: Tensor, moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mutual information of joint histograms; the curvature is the squared score (Berndt, Hall, Hall, Hausman)."""
+    values, slopes, curvatures = [], [], []
+    k = _MI_BINS
+    rows = (fixed / fixed.max() * (k - 1)).round().long().clamp(0, k - 1).reshape(-1)
+    for b in range(len(moved)):
+        w = weight[b].reshape(-1) / weight[b].sum().clamp_min(1.0)
+        gain = (k - 1) / moved[b].max().clamp_min(1e-3)
+        y = moved[b].reshape(-1) * gain
+        low = y.floor().long().clamp(0, k - 2)
+        part = y - low
+        cell = rows * k + low
+        joint = torch.zeros(k * k, device=w.device).index_add(0, cell, w * (1 - part)).index_add(0, cell + 1, w * part)
+        joint = field.smooth(joint.reshape(1, 1, 1, k, k), 1.0).reshape(k, k) + 1e-7
+        joint = joint / joint.sum()
+        given = (joint / joint.sum(dim=0, keepdim=True)).log()
+        values.append((joint * (given - joint.sum(dim=1, keepdim=True).log())).sum())
+        given = given.reshape(-1)
+        score = (given[cell + 1] - given[cell]) * gain
+        slopes.append((w * score).reshape(weight[b].shape))
+        curvatures.append((w * score * score).reshape(weight[b].shape))
+    return torch.stack(values), torch.stack(slopes), torch.stack(curvatures)
+
+
+# --------------------------------------------------------------------------------------------------- the verdict
+
+
+def overlap(affine: Tensor, fixed_mask: Tensor, moving_mask: Tensor) -> float:
+    """The share, 0..1, of fixed_mask (1, 1, D, H, W) that affine (1, 3, 4) lays on moving_mask (1, 1, d, h, w).
+
+    Of the smaller of the two, so that a partial field of view inside a whole head counts as full overlap.
+    """
+    index = field.affine_index(affine.to(torch.float32), field.identity(fixed_mask.shape[2:]))
+    landed = field.sample(moving_mask.to(torch.float32), index, fill=0.0) > 0.5
+    scale = abs(float(torch.linalg.det(affine[0, :, :3].to(torch.float64))))
+    smaller = min(float(fixed_mask.sum()), float(moving_mask.sum()) / max(scale, 1e-6))
+    return float((landed & fixed_mask).sum()) / max(smaller, 1.0)
