@@ -1,0 +1,279 @@
+"""MetaImage (.mha, .mhd) and NRRD (.nrrd, .nhdr) headers -> Layout.
+
+MetaImage: the rows of TransformMatrix are the axes' directions, LPS. NRRD: one vector per axis, in the frame that
+``space`` names; only frames that say where left is are turned into LPS. What a header says and this file does not
+understand is refused, never guessed. Formats: the MetaIO documentation; the NRRD definition of teem.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroreg.errors import DataError
+from neuroreg.io.layout import Layout, Limits, check_sides, choose_frame
+from neuroreg.io.stream import ByteStream
+
+_MET_TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+}  # fmt: skip
+_NRRD_TYPES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t"), "i1"),
+    **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), "u1"),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), "i2"),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), "u2"),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t"), "i4"),
+    **dict.fromkeys(("uint", "unsigned int", "uint32", "uint32_t"), "u4"),
+    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "int64", "int64_t"), "i8"),
+    **dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"), "u8"),
+    "float": "f4", "double": "f8",
+}  # fmt: skip
+_SPACES = {
+    "left-posterior-superior": (1.0, 1.0, 1.0), "lps": (1.0, 1.0, 1.0),
+    "right-anterior-superior": (-1.0, -1.0, 1.0), "ras": (-1.0, -1.0, 1.0),
+    "left-anterior-superior": (1.0, -1.0, 1.0), "las": (1.0, -1.0, 1.0),
+}  # fmt: skip
+_UNITS = {"mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "micron": 0.001}
+_MAX_LINES = 4096
+_NO_FRAME = "no world frame: axes taken as they are stored"
+
+
+class _Fields:
+    """The ``key: value`` pairs of a text header; typed look-ups that name the file when they fail."""
+
+    def __init__(self, pairs: Mapping[str, str], file: Path) -> None:
+        self.pairs, self.file = pairs, file
+
+    def text(self, *names: str, default: str | None = None) -> str:
+        found = next((self.pairs[name] for name in names if name in self.pairs), default)
+        if found is None:
+            raise DataError(f"the header has no {names[0]}", file=self.file, remedy="get the file again")
+        return found
+
+    def numbers(self, *names: str, count: int, default: str | None = None) -> NDArray[np.float64]:
+        words = self.text(*names, default=default).split()
+        try:
+            values = np.array([float(word) for word in words])
+        except ValueError as error:
+            raise self.bad(names[0]) from error
+        if len(values) != count:
+            raise self.bad(names[0])
+        return values
+
+    def whole(self, *names: str, count: int, default: str | None = None) -> tuple[int, ...]:
+        values = self.numbers(*names, count=count, default=default)
+        if not np.isfinite(values).all() or (values != np.rint(values)).any() or np.abs(values).max() > 2**53:
+            raise self.bad(names[0])
+        return tuple(int(v) for v in values)
+
+    def bad(self, name: str) -> DataError:
+        return DataError(f"the header's {name} is {self.pairs.get(name, '')[:60]!r}", file=self.file)
+
+
+def metaimage_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -> Layout:
+    """Read a MetaImage header; the stream then stands at the voxels if they are in it. Raises DataError."""
+    fields = _Fields(_metaimage_pairs(stream), stream.path)
+    dims = fields.whole("NDims", count=1)[0]
+    if not 1 <= dims <= 7:
+        raise fields.bad("NDims")
+    sides = fields.whole("DimSize", count=dims)
+    if fields.whole("ElementNumberOfChannels", count=1, default="1") != (1,):
+        raise _vectors(stream.path)
+    check_sides(sides, limits=limits, file=stream.path)
+    if dims > 4:
+        raise DataError(f"expected one 3-D volume, got {dims} dimensions", file=stream.path)
+    frames = sides[3] if dims == 4 else 1
+    chosen, notes = choose_frame(frames, frame, dims=dims, file=stream.path)
+    if fields.text("BinaryData", default="True").lower() != "true":
+        raise DataError("the voxels are stored as text", file=stream.path, remedy="convert the file to binary")
+    big = fields.text("BinaryDataByteOrderMSB", "ElementByteOrderMSB", default="False").lower() == "true"
+    packed = fields.text("CompressedData", default="False").lower() == "true"
+    detached, offset, at_end = _metaimage_data(fields)
+    matrix = _metaimage_matrix(fields, dims)
+    if not {"Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation"} & fields.pairs.keys():
+        notes += (_NO_FRAME,)
+    x, y, z = sides[:3]
+    return Layout(
+        size=(x, y, z), dtype=_type(fields, "ElementType", _MET_TYPES, big=big), matrix=matrix, frame=chosen,
+        frames=frames, offset=offset, encoding="zlib" if packed else "raw", data_file=detached, at_end=at_end,
+        notes=notes,
+    )  # fmt: skip
+
+
+def _metaimage_pairs(stream: ByteStream) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for _ in range(_MAX_LINES):
+        line = stream.read_line().decode("latin-1")
+        key, separator, value = line.partition("=")
+        if not separator:
+            break
+        pairs[key.strip()] = value.strip()
+        if key.strip() == "ElementDataFile":
+            return pairs
+    raise DataError("this is not a MetaImage file: no ElementDataFile in its header", file=stream.path)
+
+
+def _metaimage_data(fields: _Fields) -> tuple[Path | None, int, bool]:
+    name = fields.text("ElementDataFile")
+    offset = fields.whole("HeaderSize", count=1, default="0")[0]
+    if name.upper() == "LOCAL":
+        return None, max(0, offset), False
+    return _detached(fields.file, name), max(0, offset), offset == -1
+
+
+def _metaimage_matrix(fields: _Fields, dims: int) -> NDArray[np.float64]:
+    identity = " ".join(str(float(v)) for v in np.eye(dims).reshape(-1))
+    names = ("TransformMatrix", "Rotation", "Orientation")
+    axes = fields.numbers(*names, count=dims * dims, default=identity).reshape(dims, dims)[:3, :3].T
+    origin = fields.numbers("Offset", "Position", "Origin", count=dims, default=" ".join("0" * dims))[:3]
+    spacing = fields.numbers("ElementSpacing", "ElementSize", count=dims)[:3]
+    return _assemble(axes * _positive(spacing, fields), origin)
+
+
+def nrrd_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -> Layout:
+    """Read a NRRD header; the stream then stands at the voxels if they are in it. Raises DataError."""
+    fields = _Fields(_nrrd_pairs(stream), stream.path)
+    dims = fields.whole("dimension", count=1)[0]
+    if not 1 <= dims <= 16:
+        raise fields.bad("dimension")
+    sides = fields.whole("sizes", count=dims)
+    kinds = fields.text("kinds", default="domain " * dims).lower().split()
+    spatial = _spatial_axes(fields, dims, kinds)
+    extra = [axis for axis in range(dims) if axis not in spatial]
+    if any(sides[axis] > 1 and axis < max(spatial, default=0) for axis in extra):
+        raise _vectors(stream.path)  # several numbers per voxel, stored side by side
+    frames = [sides[axis] for axis in extra]
+    check_sides((*(sides[axis] for axis in spatial), *frames), limits=limits, file=stream.path)
+    if len(spatial) != 3 or sum(n > 1 for n in frames) > 1:
+        raise DataError(f"expected one 3-D volume, got {dims} dimensions", file=stream.path)
+    count = int(np.prod(frames, dtype=object)) if frames else 1
+    chosen, notes = choose_frame(count, frame, dims=dims, file=stream.path)
+    encoding = fields.text("encoding").lower()
+    if encoding not in ("raw", "gzip", "gz"):
+        raise DataError(f"the NRRD encoding {encoding!r} is not read", file=stream.path, remedy="use raw or gzip")
+    matrix, matrix_notes = _nrrd_matrix(fields, dims, spatial)
+    detached, offset = _nrrd_data(fields)
+    x, y, z = (sides[axis] for axis in spatial)
+    return Layout(
+        size=(x, y, z), dtype=_nrrd_type(fields), matrix=matrix, frame=chosen, frames=count, offset=max(0, offset),
+        encoding="raw" if encoding == "raw" else "gzip", data_file=detached, at_end=offset == -1,
+        notes=(*notes, *matrix_notes),
+    )  # fmt: skip
+
+
+def _nrrd_pairs(stream: ByteStream) -> dict[str, str]:
+    if not re.fullmatch(rb"NRRD000[1-5]", stream.read_line()):
+        raise DataError("this is not a NRRD file", file=stream.path, remedy="check what the file is")
+    pairs: dict[str, str] = {}
+    for _ in range(_MAX_LINES):
+        line = stream.read_line().decode("latin-1")
+        if not line:
+            return pairs
+        if line.startswith("#") or ":=" in line:  # comments, and free texts that may name a patient
+            continue
+        key, separator, value = line.partition(":")
+        if not separator:
+            break
+        pairs[key.strip().lower()] = value.strip()
+    raise DataError("the NRRD header does not end", file=stream.path, remedy="get the file again")
+
+
+def _nrrd_type(fields: _Fields) -> np.dtype[np.generic]:
+    dtype = _type(fields, "type", _NRRD_TYPES, big=False)
+    if dtype.itemsize == 1:
+        return dtype
+    endian = fields.text("endian").lower()
+    if endian not in ("little", "big"):
+        raise fields.bad("endian")
+    return dtype.newbyteorder("<" if endian == "little" else ">")
+
+
+def _nrrd_data(fields: _Fields) -> tuple[Path | None, int]:
+    offset = fields.whole("byte skip", "byteskip", count=1, default="0")[0]
+    if fields.whole("line skip", "lineskip", count=1, default="0") != (0,):
+        raise DataError("NRRD files with a line skip are not read", file=fields.file)
+    name = fields.text("data file", "datafile", default="")
+    return (_detached(fields.file, name) if name else None), offset
+
+
+def _spatial_axes(fields: _Fields, dims: int, kinds: list[str]) -> list[int]:
+    """The axes that lie in space: those with a direction, or else those whose kind says so."""
+    if "space directions" in fields.pairs:
+        vectors = _vectors_of(fields, "space directions", dims)
+        return [axis for axis, vector in enumerate(vectors) if vector is not None]
+    if len(kinds) != dims:
+        raise fields.bad("kinds")
+    return [axis for axis, kind in enumerate(kinds) if kind in ("domain", "space", "???", "none")]
+
+
+def _vectors_of(fields: _Fields, name: str, count: int) -> list[NDArray[np.float64] | None]:
+    """``count`` vectors "(x,y,z)" or "none"."""
+    words = re.findall(r"\([^)]*\)|none", fields.text(name))
+    vectors: list[NDArray[np.float64] | None] = []
+    for word in words:
+        try:
+            vectors.append(None if word == "none" else np.array([float(v) for v in word[1:-1].split(",")]))
+        except ValueError as error:
+            raise fields.bad(name) from error
+    if len(vectors) != count or any(v is not None and len(v) != 3 for v in vectors):
+        raise fields.bad(name)
+    return vectors
+
+
+def _nrrd_matrix(fields: _Fields, dims: int, spatial: list[int]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    if "space directions" not in fields.pairs:
+        spacing = fields.numbers("spacings", count=dims)[spatial]
+        return _assemble(np.diag(_positive(spacing, fields)), np.zeros(3)), (_NO_FRAME,)
+    axes = np.stack([v for v in _vectors_of(fields, "space directions", dims) if v is not None], axis=1)
+    origin = _vectors_of(fields, "space origin", 1)[0] if "space origin" in fields.pairs else np.zeros(3)
+    space = fields.text("space", default="").lower()
+    signs = _SPACES.get(space)
+    notes: tuple[str, ...] = () if signs else (f"{_NO_FRAME} (space {space!r} does not say where left is)",)
+    units = set(re.findall(r'"([^"]*)"', fields.text("space units", default=""))) or {"mm"}
+    if len(units) != 1 or (unit := units.pop().lower()) not in _UNITS:
+        raise fields.bad("space units")
+    if _UNITS[unit] != 1.0:
+        notes += (f"the voxel size is in {unit} and was converted to mm",)
+    turn = np.diag(signs or (1.0, 1.0, 1.0)) * _UNITS[unit]
+    return _assemble(turn @ axes, turn @ (np.zeros(3) if origin is None else origin)), notes
+
+
+def _type(fields: _Fields, name: str, known: Mapping[str, str], *, big: bool) -> np.dtype[np.generic]:
+    text = " ".join(fields.text(name).split())
+    if "ARRAY" in text or text == "block":
+        raise _vectors(fields.file)
+    if text not in known:
+        raise DataError(f"the voxel type {text[:40]!r} is not read", file=fields.file, remedy="convert the file")
+    return np.dtype(known[text]).newbyteorder(">" if big else "<")
+
+
+def _detached(header: Path, name: str) -> Path:
+    """The data file a header names: beside it or below, never elsewhere on the machine. Raises DataError."""
+    if name.upper() == "LIST" or "%" in name or re.search(r"\s\d+$", name):
+        raise DataError("the voxels are spread over several files", file=header, remedy="convert to one file")
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError("the header points to a file outside its folder", file=header, remedy="put both together")
+    path = header.parent / path
+    if not path.is_file():
+        raise DataError(f"the data file {path.name} is missing", file=header, remedy="put it beside the header")
+    return path
+
+
+def _positive(spacing: NDArray[np.float64], fields: _Fields) -> NDArray[np.float64]:
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise DataError(f"the voxel spacing is {spacing.tolist()}", file=fields.file, remedy="repair the header")
+    return spacing
+
+
+def _assemble(columns: NDArray[np.float64], origin: NDArray[np.float64]) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = columns, origin
+    return matrix
+
+
+def _vectors(file: Path) -> DataError:
+    return DataError("the image holds vectors or colours", file=file, remedy="extract one scalar volume first")

@@ -1,0 +1,233 @@
+"""Transforms: ITK files <-> Transform objects. World frame: LPS mm, pull-back (ECOSYSTEM section 4).
+
+Composite .h5: the transform added last acts first on the point, so an affine with a residual field on the fixed
+grid, p -> A(p + u(p)), is stored affine first, field last. Affines are stored with centre 0, and centres of
+foreign files are folded in. Fields as NIfTI: 5-D (x, y, z, 1, 3), intent 1007, LPS.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from neuroreg.errors import DataError, UsageError, WriteError
+from neuroreg.io import nifti_header
+from neuroreg.io.files import atomic_write, check_input, suffix_of
+from neuroreg.io.layout import MAX_VOXELS, geometry_of
+from neuroreg.io.nifti_header import INTENT_DISPLACEMENT, INTENT_VECTOR
+from neuroreg.io.nifti_writer import write_nifti
+from neuroreg.io.stream import GZIP, ByteStream
+from neuroreg.transforms import Affine, Chain, DisplacementField, Transform
+from neuroreg.volume import Geometry
+
+FIELD_SUFFIXES = (".nii", ".nii.gz")
+AFFINE_SUFFIXES = (".mat", ".tfm", ".txt")
+READ_SUFFIXES = (".h5", ".hdf5", *AFFINE_SUFFIXES, *FIELD_SUFFIXES)
+_MIN_DETERMINANT = 1e-12
+
+
+def read_transform(path: Path | str) -> Transform:
+    """An Affine, DisplacementField or Chain from .h5, .mat, .tfm, .txt, .nii or .nii.gz.
+
+    Raises UsageError (2), NoInputError (66) or DataError (65).
+    """
+    path = check_input(Path(path))
+    suffix = suffix_of(path)
+    if suffix not in READ_SUFFIXES:
+        raise UsageError(
+            f"the file type {suffix or '(none)'} is no transform", file=path, remedy=f"use {', '.join(READ_SUFFIXES)}"
+        )
+    if suffix in FIELD_SUFFIXES:
+        return read_field(path)
+    if path.stat().st_size == 0:
+        raise DataError("empty file", file=path)
+    try:
+        parts = _parts(sitk.ReadTransform(str(path)), path)
+    except RuntimeError as error:
+        raise DataError("this is not a transform file, or it is damaged", file=path,
+                        remedy="get the file again from its source") from error  # fmt: skip
+    return parts[0] if len(parts) == 1 else Chain(parts)
+
+
+def _parts(transform: sitk.Transform, path: Path) -> tuple[Transform, ...]:
+    """The maps in the order they act on the point, nested composites flattened."""
+    transform = transform.Downcast()
+    if transform.GetDimension() != 3:
+        raise DataError(f"the transform is {transform.GetDimension()}-D, expected 3-D", file=path)
+    if isinstance(transform, sitk.CompositeTransform):
+        count = transform.GetNumberOfTransforms()
+        nested = [_parts(transform.GetNthTransform(n), path) for n in reversed(range(count))]
+        return tuple(part for parts in nested for part in parts) or (Affine(torch.eye(4, dtype=torch.float64)),)
+    if isinstance(transform, sitk.DisplacementFieldTransform):
+        return (_field(transform.GetDisplacementField(), path),)
+    if transform.IsLinear():
+        return (Affine(_matrix(transform, path)),)
+    raise DataError(f"{transform.GetName()} is not read", file=path, remedy="convert it to a displacement field first")
+
+
+def _matrix(transform: sitk.Transform, path: Path) -> torch.Tensor:
+    """(4, 4) float64 with the centre of rotation folded in: M p + (t + c - M c)."""
+    matrix = np.eye(4)
+    if hasattr(transform, "GetMatrix") and hasattr(transform, "GetCenter"):
+        linear, centre = np.array(transform.GetMatrix()).reshape(3, 3), np.array(transform.GetCenter())
+        matrix[:3, :3], matrix[:3, 3] = linear, np.array(transform.GetTranslation()) + centre - linear @ centre
+    else:  # translations, scalings and generic linear maps: what they do to the origin and the axes says all
+        offset = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+        matrix[:3, 3] = offset
+        for axis in range(3):
+            matrix[:3, axis] = np.array(transform.TransformPoint(tuple(np.eye(3)[axis]))) - offset
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < _MIN_DETERMINANT:
+        raise DataError("the affine is singular or not finite", file=path)
+    return torch.from_numpy(matrix)
+
+
+def _field(image: sitk.Image, path: Path) -> DisplacementField:
+    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    vectors = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32))
+    return DisplacementField(_finite(vectors, path).movedim(-1, 0).contiguous(), geometry)
+
+
+def _finite(data: torch.Tensor, path: Path) -> torch.Tensor:
+    if not bool(torch.isfinite(data).all()):
+        raise DataError("the displacement field holds NaN or infinite numbers", file=path)
+    return data
+
+
+def read_field(path: Path | str, *, assume: Literal["lps", "ras"] | None = None) -> DisplacementField:
+    """A displacement field from NIfTI: 5-D with intent 1007 (LPS mm) or 1006 (RAS mm, turned into LPS).
+
+    ``assume`` says what a file holds whose header does not tell: 4-D (x, y, z, 3), or 5-D with another intent.
+    Without it such a file is refused, because programs apply it differently (RELIABILITY finding 13). DataError.
+    """
+    path = check_input(Path(path))
+    with ByteStream(path) as stream:
+        if stream.starts_with_gzip():
+            stream.inflate(GZIP)
+        head = stream.read(nifti_header.NIFTI1.itemsize)
+        if head[:4] in nifti_header.NIFTI2_STARTS:
+            head += stream.read(nifti_header.NIFTI2.itemsize - len(head))
+        header = nifti_header.parse(head, file=path)
+        layout = nifti_header.vector_layout_of(header, max_voxels=MAX_VOXELS)
+        frame = _vector_frame(header, assume)
+        geometry, _ = geometry_of(layout.matrix, layout.size, file=path)
+        stream.skip(layout.offset - len(head), past_end=f"vox_offset {layout.offset} lies past the end")
+        stored = stream.read_array(layout.frame_bytes * 3).view(layout.dtype)
+        stream.finish()
+    values = stored.astype(np.float32) if layout.slope == 1.0 and layout.inter == 0.0 else (
+        (stored.astype(np.float64) * layout.slope + layout.inter).astype(np.float32))  # fmt: skip
+    data = _finite(torch.from_numpy(values.reshape(3, *geometry.shape)), path)
+    if frame == "ras":
+        data = data * torch.tensor([-1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)
+    return DisplacementField(data, geometry)
+
+
+def _vector_frame(header: nifti_header.NiftiHeader, assume: Literal["lps", "ras"] | None) -> Literal["lps", "ras"]:
+    intent = int(header.fields["intent_code"])
+    if len(header.sides) == 5 and intent == INTENT_VECTOR:
+        return "lps"
+    if len(header.sides) == 5 and intent == INTENT_DISPLACEMENT:
+        return "ras"
+    if assume is None:
+        raise DataError(
+            f"the vectors of a {len(header.sides)}-D file with intent {intent} may be LPS or RAS: the header does not "
+            "say", file=header.file, remedy="convert it, telling which (neuroreg convert --vectors lps|ras)",
+        )
+    return assume
+
+
+def write_field(field: DisplacementField, path: Path | str, *, overwrite: bool = False) -> None:
+    """Write a field as 5-D NIfTI, intent 1007, LPS mm: what ANTs, SimpleITK and Slicer apply as it is.
+
+    Raises UsageError (2), CannotCreateError (73) or WriteError (74).
+    """
+    path = Path(path)
+    if suffix_of(path) not in FIELD_SUFFIXES:
+        raise UsageError("a displacement field is written as NIfTI", file=path, remedy="use .nii.gz")
+    data = field.data.detach().cpu()
+    if not bool(torch.isfinite(data).all()):
+        raise WriteError("the displacement field is not finite: nothing was written", file=path)
+    write_nifti(data.numpy(), field.geometry, path, overwrite=overwrite, intent=INTENT_VECTOR)
+
+
+def write_transform(transform: Transform, path: Path | str, *, overwrite: bool = False) -> None:
+    """Write .h5 (any chain of affines and fields), .mat or .tfm (affines), .nii or .nii.gz (one field).
+
+    Raises UsageError (2), CannotCreateError (73) or WriteError (74).
+    """
+    path = Path(path)
+    suffix, parts = suffix_of(path), flatten(transform)
+    if suffix in FIELD_SUFFIXES and isinstance(parts[0], DisplacementField) and len(parts) == 1:
+        return write_field(parts[0], path, overwrite=overwrite)
+    if suffix in AFFINE_SUFFIXES:
+        affine = _collapsed(parts)
+        if affine is None:
+            raise UsageError(f"{suffix} holds affines only", file=path, remedy="use .h5 for a deformation")
+        itk, parts = _itk_affine(affine), (affine,)
+    elif suffix == ".h5":
+        itk = sitk.CompositeTransform(3)
+        for part in reversed(parts):  # the one added last acts first
+            itk.AddTransform(_itk_affine(part) if isinstance(part, Affine) else _itk_field(part))
+    else:
+        raise UsageError(f"{suffix or 'a name without suffix'} cannot hold this transform", file=path,
+                         remedy="use .h5, .mat or .tfm")  # fmt: skip
+
+    def write(temporary: Path) -> None:
+        sitk.WriteTransform(itk, str(temporary))
+
+    def verify(temporary: Path) -> None:
+        if not _equal(flatten(read_transform(temporary)), parts):
+            raise WriteError("what was written differs from what was meant", file=path)
+
+    atomic_write(path, write, verify=verify, overwrite=overwrite)
+    return None
+
+
+def flatten(transform: Transform) -> tuple[Affine | DisplacementField, ...]:
+    """The affines and fields of a chain in the order they act on the point. Raises UsageError for other maps."""
+    if isinstance(transform, Affine | DisplacementField):
+        return (transform,)
+    if isinstance(transform, Chain) and transform.parts:
+        return tuple(leaf for part in transform.parts for leaf in flatten(part))
+    raise UsageError(f"{type(transform).__name__} cannot be written", remedy="write it as a displacement field")
+
+
+def _collapsed(parts: tuple[Affine | DisplacementField, ...]) -> Affine | None:
+    matrix = torch.eye(4, dtype=torch.float64)
+    for part in parts:
+        if not isinstance(part, Affine):
+            return None
+        matrix = part.matrix @ matrix
+    return Affine(matrix)
+
+
+def _itk_affine(affine: Affine) -> sitk.AffineTransform:
+    itk = sitk.AffineTransform(3)  # the centre stays 0: some readers ignore it
+    itk.SetMatrix(affine.matrix[:3, :3].reshape(-1).tolist())
+    itk.SetTranslation(affine.matrix[:3, 3].tolist())
+    return itk
+
+
+def _itk_field(field: DisplacementField) -> sitk.DisplacementFieldTransform:
+    vectors = field.data.detach().cpu().movedim(0, -1).to(torch.float64).numpy()
+    image = sitk.GetImageFromArray(vectors, isVector=True)
+    image.SetSpacing(field.geometry.spacing)
+    image.SetOrigin(field.geometry.origin)
+    image.SetDirection(field.geometry.direction)
+    return sitk.DisplacementFieldTransform(image)
+
+
+def _equal(back: tuple[Affine | DisplacementField, ...], meant: tuple[Affine | DisplacementField, ...]) -> bool:
+    if len(back) != len(meant):
+        return False
+    for one, two in zip(back, meant, strict=True):
+        if isinstance(one, Affine) and isinstance(two, Affine):
+            same = torch.allclose(one.matrix, two.matrix, rtol=1e-14, atol=1e-13)
+        elif isinstance(one, DisplacementField) and isinstance(two, DisplacementField):
+            same = one.geometry.same_grid(two.geometry) and torch.equal(one.data, two.data.cpu())
+        else:
+            same = False
+        if not same:
+            return False
+    return True
