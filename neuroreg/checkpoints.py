@@ -141,9 +141,14 @@ def find(name_or_path: str | Path) -> WeightRecord:
     )
 
 
+def defaults() -> dict[str, str]:
+    """Method -> name of the weights it uses when none are named. Raises like ``manifest``."""
+    return dict(_read_manifest().defaults)
+
+
 def default_for(method: str) -> WeightRecord:
     """The weights a method uses when none are named. Raises UnavailableError when it has none."""
-    name = _read_manifest().defaults.get(method)
+    name = defaults().get(method)
     if name is None:
         raise UnavailableError(
             f"method {method!r} has no default weights", remedy="name a file with --weights"

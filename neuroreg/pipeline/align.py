@@ -1,0 +1,187 @@
+"""From two volumes to the maps between them: conform, affine, method, refinement, back to the world."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from neuroreg import field
+from neuroreg.errors import BusyError, DataError
+from neuroreg.io.transforms import read_transform
+from neuroreg.methods.base import Method, Prediction
+from neuroreg.pipeline import resources
+from neuroreg.pipeline.config import AFFINES, REFINE_PRESETS, RegisterConfig
+from neuroreg.pipeline.engine import Engine
+from neuroreg.pipeline.inputs import Inputs
+from neuroreg.pipeline.record import Clock
+from neuroreg.preprocess.conform import (
+    Conformed,
+    affine_to_voxels,
+    affine_to_world,
+    conform,
+    residual_to_world,
+)
+from neuroreg.refine import refine
+from neuroreg.transforms import Affine, Chain, DisplacementField, Transform, total_field
+
+COARSE_MM = 2.0
+"""Spacing of the pair on which the affine is found and the quality is measured."""
+
+REFINE_MM = 1.0
+_DIVISOR = 8  # of the grids for the affine, the quality and the refinement
+_FAR_MM = 100.0
+_LEAST_OVERLAP = 0.1
+_BYTES_PER_NETWORK_VOXEL = 300  # measured peak of the dearest method, at 1 mm
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The maps that were found. Whole map: p -> affine(residual(p)), LPS mm, fixed to moving."""
+
+    affine: Affine
+    residual: DisplacementField | None
+    """None for an affine registration"""
+    coarse: Conformed
+    """the pair at COARSE_MM"""
+    device: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def transform(self) -> Transform:
+        """The whole map, fixed to moving."""
+        return self.affine if self.residual is None else Chain((self.residual, self.affine))
+
+    def inverse(self) -> Transform:
+        """The whole map, moving to fixed: the inverse affine, then the inverse residual on its native grid."""
+        back = self.affine.inverse()
+        return back if self.residual is None else Chain((back, self.residual.inverse()))
+
+
+def align(config: RegisterConfig, inputs: Inputs, engine: Engine, clock: Clock) -> Alignment:
+    """Find the map. With ``--device auto`` a full graphics card sends the run to the CPU, and says so."""
+    device = resources.choose_device(config.device)
+    try:
+        return _align_on(device, config, inputs, engine, clock)
+    except RuntimeError as error:
+        if not resources.is_cuda_oom(error):
+            raise
+        if config.device != "auto":
+            raise BusyError("the graphics card ran out of memory", remedy="use --device cpu") from error
+    torch.cuda.empty_cache()
+    done = _align_on(torch.device("cpu"), config, inputs, engine, clock)
+    return replace(done, warnings=(*done.warnings, "the graphics card ran out of memory; the CPU was used"))
+
+
+@torch.inference_mode()
+def _align_on(
+    device: torch.device, config: RegisterConfig, inputs: Inputs, engine: Engine, clock: Clock
+) -> Alignment:
+    """Conform, affine, predict, refine on one device; the maps come back on the CPU."""
+    pair = partial(
+        conform, inputs.fixed, inputs.moving, fixed_mask=inputs.fixed_mask, moving_mask=inputs.moving_mask
+    )
+    method = engine.method
+    with clock("conform"):
+        coarse = pair(spacing_mm=COARSE_MM, divisor=_DIVISOR)
+    with clock("affine"):
+        affine = find_affine(config, engine, coarse, device)
+    found = Alignment(affine, None, coarse, str(device), check_overlap(coarse, affine))
+    if engine.name == "affine":
+        return found
+    with clock("conform"):
+        same = method.spacing_mm == COARSE_MM and _DIVISOR % method.divisor == 0
+        fine = coarse if same else pair(spacing_mm=method.spacing_mm, divisor=method.divisor)
+    resources.preflight(fine.fixed.numel() * _BYTES_PER_NETWORK_VOXEL, what="the registration")
+    with clock(engine.name):
+        prediction = _predict(method, fine, affine, device)
+    if config.refine is not None:
+        with clock("refine"):
+            same = method.spacing_mm == REFINE_MM
+            finest = fine if same else pair(spacing_mm=REFINE_MM, divisor=_DIVISOR)
+            prediction = prediction if same else _transfer(prediction, fine, finest)
+            fine, prediction = finest, _refine(prediction, finest, config.refine, device)
+    with clock("maps"):
+        return _to_world(prediction, fine, found)
+
+
+def find_affine(config: RegisterConfig, engine: Engine, coarse: Conformed, device: torch.device) -> Affine:
+    """The affine part, LPS mm, fixed to moving: computed, read from a file, or the identity."""
+    if config.affine == "none" and engine.name != "affine":
+        return Affine(torch.eye(4, dtype=torch.float64))
+    if config.affine not in AFFINES:
+        return _only_affine(read_transform(Path(config.affine)), Path(config.affine))
+    method = engine.affine
+    found = method.predict(coarse.fixed.to(device), coarse.moving.to(device))
+    assert found.affine is not None
+    return affine_to_world(found.affine, coarse.fixed_grid, coarse.moving_grid)
+
+
+def _only_affine(transform: Transform, path: Path) -> Affine:
+    parts = transform.parts if isinstance(transform, Chain) else (transform,)
+    matrix = torch.eye(4, dtype=torch.float64)
+    for part in parts:
+        if not isinstance(part, Affine):
+            raise DataError("expected an affine, the file holds a deformation", file=path, remedy="give affine.mat")
+        matrix = part.matrix @ matrix
+    return Affine(matrix)
+
+
+def check_overlap(coarse: Conformed, affine: Affine) -> tuple[str, ...]:
+    """A warning when the images lay far apart. Raises DataError when the brains do not meet after the affine."""
+    apart_mm = float((coarse.fixed_grid.centre_mm - coarse.moving_grid.centre_mm).norm())
+    matrix = affine_to_voxels(affine, coarse.fixed_grid, coarse.moving_grid).to(torch.float32)
+    index = field.affine_index(matrix, field.identity(coarse.fixed_grid.shape))
+    reached = field.sample(coarse.moving_mask.to(torch.float32), index, fill=0.0) > 0.5
+    covered = float((reached & coarse.fixed_mask).sum()) / max(1.0, float(coarse.fixed_mask.sum()))
+    if covered < _LEAST_OVERLAP:
+        raise DataError(
+            f"the brains do not overlap: {100 * covered:.0f} % after the affine",
+            remedy="check that both images show the same organ and that their headers are right",
+        )
+    if apart_mm > _FAR_MM:
+        return (f"the images lie {apart_mm:.0f} mm apart in the scanner's space",)
+    return ()
+
+
+def _predict(method: Method, pair: Conformed, affine: Affine, device: torch.device) -> Prediction:
+    network = getattr(method, "network", None)
+    if isinstance(network, nn.Module):
+        network.to(device)
+    matrix = affine_to_voxels(affine, pair.fixed_grid, pair.moving_grid).to(device, torch.float32)
+    zero = torch.zeros(1, 3, *pair.fixed_grid.level(1).shape, device=device)
+    start = Prediction(zero, affine=matrix, level=1)
+    return method.predict(pair.fixed.to(device), pair.moving.to(device), start)
+
+
+def _refine(prediction: Prediction, pair: Conformed, effort: str, device: torch.device) -> Prediction:
+    fixed, moving = pair.fixed.to(device), pair.moving.to(device)
+    if effort in REFINE_PRESETS:
+        return refine(prediction, fixed, moving, preset=effort)
+    return refine(prediction, fixed, moving, iterations=int(effort))
+
+
+def _transfer(prediction: Prediction, pair: Conformed, finest: Conformed) -> Prediction:
+    """The same map on another pair of grids: the residual on level 1 of the new fixed grid."""
+    assert prediction.affine is not None
+    residual = residual_to_world(prediction.displacement.cpu(), prediction.level, pair.fixed_grid)
+    affine = affine_to_world(prediction.affine, pair.fixed_grid, pair.moving_grid)
+    u = total_field(residual, finest.fixed_grid.level(1)).to_voxels()
+    device = prediction.displacement.device
+    matrix = affine_to_voxels(affine, finest.fixed_grid, finest.moving_grid).to(device, torch.float32)
+    return Prediction(u.to(device), affine=matrix, level=1)
+
+
+def _to_world(prediction: Prediction, pair: Conformed, found: Alignment) -> Alignment:
+    """The residual in mm; the affine stays the one that was found unless the method has moved it."""
+    u = prediction.displacement.to("cpu", torch.float32)
+    if not bool(torch.isfinite(u).all()):
+        raise DataError("the method found no usable field", remedy="try --method gaussnewton")
+    residual = residual_to_world(u, prediction.level, pair.fixed_grid)
+    affine = found.affine
+    if prediction.affine is not None:
+        given = affine_to_voxels(affine, pair.fixed_grid, pair.moving_grid).to(torch.float32)
+        if not torch.equal(given, prediction.affine.to("cpu", torch.float32)):
+            affine = affine_to_world(prediction.affine, pair.fixed_grid, pair.moving_grid)
+    return replace(found, affine=affine, residual=residual)

@@ -1,0 +1,220 @@
+"""What a registration is asked to do, and where each setting comes from: flags > NEUROREG_* > file > default."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+
+from neuroreg.errors import DataError, NoInputError, UsageError
+from neuroreg.registry import unknown_name
+
+OUTPUTS = ("image", "field", "transform", "inverse", "affine", "jacobian", "report")
+"""Everything ``--outputs`` can name, in the order of writing; ``standard`` is all of them."""
+
+AFFINES: Mapping[str, str] = {"affine": "found by the method of that name", "none": "the images' own frames"}
+"""What ``--affine`` accepts beside a file."""
+
+REFINE_PRESETS = ("fast", "mid", "std", "best")
+
+Outputs = Annotated[tuple[str, ...], NoDecode]
+Paths = Annotated[tuple[Path, ...], NoDecode]
+
+
+class RegisterConfig(BaseModel):
+    """One registration: inputs, method, and what to leave behind. Frozen; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fixed: Path
+    """the image that stays"""
+    moving: Path
+    """the image that is moved onto it"""
+    output: Path | None = None
+    """the output folder; None: ./<moving>_to_<fixed>"""
+    method: str = "neuroreg"
+    weights: str | None = None
+    """name in the manifest or a .safetensors file; None: the method's default"""
+    affine: str = "affine"
+    """"affine", "none", or a transform file"""
+    refine: str | None = None
+    """preset name or number of iterations"""
+    options: dict[str, object] = Field(default_factory=dict)
+    """settings of the method's own Config"""
+    fixed_labels: Path | None = None
+    moving_labels: Path | None = None
+    label_names: Path | None = None
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    also: Paths = ()
+    """further images in the moving image's space"""
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1, le=1024)
+    seed: int = Field(0, ge=0)
+    deterministic: bool = False
+    overwrite: bool = False
+    outputs: Outputs = OUTPUTS
+    strict_qc: bool = False
+    frame: int | None = Field(None, ge=0)
+    xform: Literal["auto", "sform", "qform"] = "auto"
+    max_voxels: int = Field(768**3, ge=1)
+    provenance: Literal["base", "full"] = "base"
+
+    @field_validator("outputs", mode="before")
+    @classmethod
+    def _split_outputs(cls, value: object) -> object:
+        names = _split(value)
+        if not isinstance(names, tuple):
+            return names
+        names = tuple(n for name in names for n in (OUTPUTS if name == "standard" else (name,)))
+        unknown = [name for name in names if name not in OUTPUTS]
+        if unknown or not names:
+            raise ValueError(f"unknown output {', '.join(map(str, unknown)) or '(none)'}; known: {', '.join(OUTPUTS)}")
+        return tuple(name for name in OUTPUTS if name in names)
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _split_also(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("refine", mode="before")
+    @classmethod
+    def _check_refine(cls, value: object) -> object:
+        text = None if value is None else str(value)
+        if text is None or text in REFINE_PRESETS or (text.isdecimal() and int(text) > 0):
+            return text
+        raise ValueError(f"give {', '.join(REFINE_PRESETS)} or a number of iterations (got {text!r})")
+
+    @field_validator("affine")
+    @classmethod
+    def _check_affine(cls, value: str) -> str:
+        if value in AFFINES or "." in Path(value).name or Path(value).exists():
+            return value
+        raise ValueError(unknown_name("affine", value, AFFINES) + ", or a transform file")
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.output or Path(f"{stem(self.moving)}_to_{stem(self.fixed)}")
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def stem(path: Path) -> str:
+    """The base name without its image suffix: ``a.b.nii.gz`` -> ``a.b``."""
+    name = path.name.removesuffix(".gz")
+    return name.rpartition(".")[0] or name
+
+
+def resolve(flags: Mapping[str, object], file: Path | None = None) -> RegisterConfig:
+    """Merge flags, NEUROREG_* and a configuration file. Flags set to None count as not given.
+
+    The file is TOML or JSON with the names of RegisterConfig, or the ``run.json`` of an earlier run.
+    Raises NoInputError, DataError for the file, UsageError for a setting.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    below = {} if file is None else read_config(file, needed={"fixed", "moving"} - given.keys())
+    try:
+        merged = {**below, **_environment(), **given}
+        merged["options"] = {**_options(below), **_options(given)}
+        return RegisterConfig.model_validate(merged)
+    except ValidationError as error:
+        raise UsageError(sentence(error), file=file) from error
+
+
+def _options(source: Mapping[str, object]) -> Mapping[str, object]:
+    options = source.get("options", {})
+    if not isinstance(options, Mapping):
+        raise UsageError(f"options must be a table of names and values, got {options!r}")
+    return options
+
+
+class _Environment(BaseSettings):
+    """The settings that make sense for every run of a user or a machine."""
+
+    model_config = SettingsConfigDict(env_prefix="NEUROREG_", extra="ignore")
+
+    method: str | None = None
+    weights: str | None = None
+    affine: str | None = None
+    refine: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    seed: int | None = None
+    deterministic: bool | None = None
+    outputs: Outputs | None = None
+    strict_qc: bool | None = None
+    max_voxels: int | None = None
+    provenance: str | None = None
+
+
+def _environment() -> dict[str, object]:
+    return dict(EnvSettingsSource(_Environment)())
+
+
+def sentence(error: ValidationError) -> str:
+    """A pydantic error in one line: ``option steps: Input should be ... (got '99')``; several joined by '; '."""
+    parts = []
+    for item in error.errors(include_url=False, include_context=False):
+        name = ".".join(str(part) for part in item["loc"]).replace("_", "-")
+        message = item["msg"].removeprefix("Value error, ")
+        got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
+        parts.append(f"option {name}: {message}{got}")
+    return "; ".join(parts)
+
+
+def read_config(file: Path, *, needed: set[str]) -> dict[str, object]:
+    """The settings of a .toml or .json file, or of a run record. ``needed`` names the inputs it must provide."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        data = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise NoInputError("cannot read the configuration", file=file, remedy="check the path") from error
+    except ValueError as error:
+        raise DataError(f"not valid TOML or JSON: {error}", file=file) from error
+    if not isinstance(data, dict):
+        raise DataError("a configuration is a table of names and values", file=file)
+    if "schema_version" not in data:
+        return data
+    return _replayed(data, file, needed)
+
+
+def _replayed(run: Mapping[str, object], file: Path, needed: set[str]) -> dict[str, object]:
+    """The settings of a run record; its inputs are looked for by base name and known by their sha256."""
+    config, inputs = run.get("config"), run.get("inputs")
+    if not isinstance(config, dict) or not isinstance(inputs, dict):
+        raise DataError("not the record of a registration", file=file, remedy="give a run.json of neuroreg register")
+    settings = {key: value for key, value in config.items() if key not in ("output", "overwrite")}
+    for role, recorded in inputs.items():
+        name = role.partition(":")[0]
+        if name in ("fixed", "moving") and name not in needed:
+            continue
+        found = str(_locate(recorded, file))
+        if name == "also":
+            settings["also"] = [*[p for p in settings.get("also", []) if Path(p).name != recorded["name"]], found]
+        else:
+            settings[name] = found
+    return settings
+
+
+def _locate(recorded: Mapping[str, object], file: Path) -> Path:
+    from neuroreg.io.files import sha256
+
+    name = Path(str(recorded.get("path") or recorded.get("name")))
+    places = (name, *(folder / name.name for folder in (Path(), file.parent, file.parent.parent)))
+    present = [place for place in places if place.is_file()]
+    if not present:
+        raise NoInputError(
+            "the input of the recorded run is not here", file=name, remedy="run in its folder, or give FIXED and MOVING"
+        )
+    for place in present:
+        if sha256(place) == recorded.get("sha256"):
+            return place
+    raise DataError("the input is not the file of the recorded run (sha256 differs)", file=name)

@@ -1,0 +1,173 @@
+"""Everything a registration reads, checked before anything is computed."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from neuroreg.errors import CannotCreateError, DataError, UsageError
+from neuroreg.io import files
+from neuroreg.io.images import ImageFile, check_same_grid, read_image, read_labels
+from neuroreg.pipeline.config import AFFINES, RegisterConfig, stem
+from neuroreg.pipeline.record import RECORD_NAME
+from neuroreg.preprocess import brain
+from neuroreg.volume import Volume
+
+FILES: Mapping[str, str] = {
+    "image": "moved.nii.gz",
+    "field": "displacement.nii.gz",
+    "transform": "transform.h5",
+    "inverse": "inverse.h5",
+    "affine": "affine.mat",
+    "jacobian": "jacobian.nii.gz",
+    "report": "report.html",
+}
+"""``--outputs`` name -> file name."""
+
+MOVED_LABELS = "moved_labels.nii.gz"
+ROIS = "rois.csv"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of one run. ``files`` has every one of them by its role, in the order of the record."""
+
+    files: Mapping[str, ImageFile]
+    fixed: Volume
+    """what is registered: the fixed image inside its mask"""
+    moving: Volume
+    """what is registered: the moving image inside its mask"""
+    fixed_mask: Volume | None
+    moving_mask: Volume | None
+    warnings: tuple[str, ...]
+
+    def digest(self, role: str, path: Path) -> str:
+        """The sha256 of an input, images from the reading of them."""
+        return self.files[role].sha256 if role in self.files else files.sha256(path)
+
+    @property
+    def also(self) -> tuple[ImageFile, ...]:
+        """The further images to move."""
+        return tuple(image for role, image in self.files.items() if role.startswith("also:"))
+
+
+def named_outputs(config: RegisterConfig) -> dict[str, str]:
+    """Every file this run will leave: its role -> its name in the folder, in the order of writing."""
+    names = {role: name for role, name in FILES.items() if role in config.outputs and role != "report"}
+    if config.moving_labels is not None:
+        names["moved_labels"] = MOVED_LABELS
+        if config.fixed_labels is not None:
+            names["rois"] = ROIS
+    for number, path in enumerate(config.also):
+        names[f"also:{number}"] = f"{stem(path)}_moved.nii.gz"
+    if "report" in config.outputs:
+        names["report"] = FILES["report"]
+    names["record"] = RECORD_NAME
+    doubled = {name for name in names.values() if list(names.values()).count(name) > 1}
+    if doubled:
+        raise UsageError(f"two images would be written as {', '.join(sorted(doubled))}", remedy="rename one of them")
+    return names
+
+
+def given_paths(config: RegisterConfig) -> dict[str, Path]:
+    """Every input file by role."""
+    roles = ("fixed", "moving", "fixed_labels", "moving_labels", "label_names", "fixed_mask", "moving_mask")
+    paths = {role: getattr(config, role) for role in roles if getattr(config, role) is not None}
+    paths.update({f"also:{number}": path for number, path in enumerate(config.also)})
+    if config.affine not in AFFINES:
+        paths["affine"] = Path(config.affine)
+    return paths
+
+
+def check_output_folder(config: RegisterConfig) -> None:
+    """Refuse what cannot be written, before anything is computed: UsageError (2), CannotCreateError (73)."""
+    folder, names, inputs = config.folder, named_outputs(config), given_paths(config)
+    for path in inputs.values():
+        files.check_input(path)
+    files.check_name(folder)
+    targets = {(folder / name).resolve() for name in names.values()} | {folder.resolve()}
+    for path in inputs.values():
+        if path.resolve() in targets:
+            raise UsageError("the output would overwrite an input", file=path, remedy="choose another output folder")
+    if folder.exists() and not folder.is_dir():
+        raise CannotCreateError("the output folder is a file", file=folder, remedy="give the name of a folder")
+    if not folder.exists():
+        _check_parent(folder)
+        return
+    for name in names.values():
+        files.check_output(folder / name, overwrite=config.overwrite)
+
+
+def _check_parent(folder: Path) -> None:
+    if not folder.resolve().parent.is_dir():
+        raise CannotCreateError("the parent folder does not exist", file=folder.resolve().parent, remedy="create it")
+    files.check_output(folder, overwrite=False)
+
+
+def read_inputs(config: RegisterConfig) -> Inputs:
+    """Read and check every image, two at a time. Raises the error of the first bad file in the order of roles."""
+    paths = {role: path for role, path in given_paths(config).items() if role not in ("label_names", "affine")}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        jobs = {role: pool.submit(_read, role, path, config) for role, path in paths.items()}
+        try:
+            images = {role: job.result() for role, job in jobs.items()}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    for side in ("fixed", "moving"):
+        for role in (f"{side}_labels", f"{side}_mask"):
+            if role in images:
+                check_same_grid(images[role], images[side])
+    fixed_mask, moving_mask = (_mask(images, side) for side in ("fixed", "moving"))
+    return Inputs(
+        files=images,
+        fixed=_inside(images["fixed"].volume, fixed_mask),
+        moving=_inside(images["moving"].volume, moving_mask),
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        warnings=tuple(_warnings(images, masks={"fixed": fixed_mask, "moving": moving_mask})),
+    )
+
+
+def _read(role: str, path: Path, config: RegisterConfig) -> ImageFile:
+    labels = role.endswith(("_labels", "_mask"))
+    frame = config.frame if role in ("fixed", "moving") else None
+    reader = read_labels if labels else read_image
+    return reader(path, frame=frame, xform=config.xform, max_voxels=config.max_voxels)
+
+
+def _mask(images: Mapping[str, ImageFile], side: str) -> Volume | None:
+    """The given mask without the voxels that are not finite; those alone when no mask was given; None when none."""
+    image, given = images[side], images.get(f"{side}_mask")
+    if given is None and image.invalid is None:
+        return None
+    inside = brain.brain_mask(image.volume).data > 0 if given is None else given.volume.data > 0
+    if image.invalid is not None:
+        inside = inside & ~image.invalid
+    if not bool(inside.any()):
+        raise DataError("the mask is empty", file=(given or image).path, remedy="give a mask of the brain")
+    return Volume(inside.to(torch.uint8), image.volume.geometry, is_label=True)
+
+
+def _inside(volume: Volume, mask: Volume | None) -> Volume:
+    return volume if mask is None else volume.with_data(torch.where(mask.data > 0, volume.data, 0.0))
+
+
+def _warnings(images: Mapping[str, ImageFile], *, masks: Mapping[str, Volume | None]) -> Iterable[str]:
+    for image in images.values():
+        yield from image.notes
+    fixed, moving = images["fixed"], images["moving"]
+    if fixed.path.resolve() == moving.path.resolve() or fixed.sha256 == moving.sha256:
+        yield "fixed and moving are the same image"
+    sides = {role: torch.tensor(images[role].volume.geometry.direction).reshape(3, 3).det() for role in masks}
+    if sides["fixed"] * sides["moving"] < 0:
+        yield "the axes of the two images have different handedness; make sure that left is left in both"
+    stripped = {role: mask is not None or brain.looks_stripped(images[role].volume) for role, mask in masks.items()}
+    for role, is_stripped in stripped.items():
+        if not is_stripped:
+            yield (
+                f"the {role} image {images[role].path.name} seems to hold more than the brain; "
+                f"strip it or give --{role}-mask for a better result"
+            )

@@ -1,0 +1,133 @@
+"""Everything a registration leaves behind, in the order of the promise: run.json last."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neuroreg import field
+from neuroreg.io import files
+from neuroreg.io.images import ImageFile, write_image
+from neuroreg.io.tables import read_label_names, write_csv
+from neuroreg.io.transforms import write_field, write_transform
+from neuroreg.pipeline.align import Alignment
+from neuroreg.pipeline.config import RegisterConfig
+from neuroreg.pipeline.inputs import Inputs
+from neuroreg.transforms import Chain, DisplacementField, Transform, resample, total_field
+from neuroreg.volume import Geometry, Volume
+
+_SLAB_VOXELS = 2_000_000  # of the Jacobian, at once: about 150 MB of intermediates
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The total map on the fixed grid, worked out when an output first needs it."""
+
+    alignment: Alignment
+    fixed: Geometry
+
+    @cached_property
+    def field(self) -> DisplacementField:
+        """The total displacement on the fixed grid, LPS mm."""
+        return total_field(self.alignment.transform, self.fixed)
+
+    @cached_property
+    def inverse(self) -> Transform:
+        """Moving to fixed."""
+        return self.alignment.inverse()
+
+    @cached_property
+    def jacobian(self) -> Volume:
+        """det of the total map on the fixed grid, (1, Z, Y, X) float32."""
+        return Volume(jacobian_map(self.field), self.fixed)
+
+    def moved(self, volume: Volume) -> Volume:
+        """A volume of the moving side on the fixed grid, read once through the whole map."""
+        return resample(volume, self.alignment.transform, self.fixed)
+
+
+def jacobian_map(displacement: DisplacementField) -> Tensor:
+    """det d(p + u)/dp on the field's own grid, central differences, slab by slab: (1, Z, Y, X) float32."""
+    depth, height, width = displacement.geometry.shape
+    out = torch.empty(1, depth, height, width)
+    rows = max(1, _SLAB_VOXELS // (height * width))
+    matrix = displacement.geometry.world_to_voxel[:3, :3].to(torch.float32)
+    for start in range(0, depth, rows):
+        stop = min(start + rows, depth)
+        low, high = max(0, start - 1), min(depth, stop + 1)
+        low = min(low, max(0, high - 2))
+        u = torch.einsum("ij,jzyx->izyx", matrix, displacement.data[:, low:high]).flip(0)[None]
+        out[:, start:stop] = field.jacobian_determinant(u)[:, start - low : stop - low]
+    return out
+
+
+@contextmanager
+def all_or_nothing(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
+    """When writing fails, take away the files this run has made; those that were there before stay."""
+    before = {name for name in names.values() if (folder / name).exists()}
+    try:
+        yield
+    except BaseException:
+        for name in set(names.values()) - before:
+            (folder / name).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the outputs of one run into its folder. ``notes`` gathers what had to be said while writing."""
+
+    config: RegisterConfig
+    inputs: Inputs
+    maps: Maps
+    folder: Path
+    notes: list[str]
+
+    def jobs(self, names: Mapping[str, str]) -> Iterator[tuple[str, Callable[[Path], None]]]:
+        """(file name, how to write it), in order; the tables, the report and the record come from elsewhere."""
+        plain: dict[str, Callable[[Path], None]] = {
+            "image": lambda path: self._image(self.inputs.files["moving"], path),
+            "field": lambda path: write_field(self.maps.field, path, overwrite=self.config.overwrite),
+            "transform": lambda path: self._transform(self.maps.alignment.transform, path),
+            "inverse": lambda path: self._transform(self.maps.inverse, path),
+            "affine": lambda path: self._transform(self.maps.alignment.affine, path),
+            "jacobian": lambda path: self._volume(self.maps.jacobian, path),
+            "moved_labels": lambda path: self._image(self.inputs.files["moving_labels"], path),
+        }
+        also = dict(zip((name for name in names if name.startswith("also:")), self.inputs.also, strict=True))
+        for role, name in names.items():
+            if role in plain:
+                yield name, plain[role]
+            elif role in also:
+                yield name, lambda path, image=also[role]: self._image(image, path)  # type: ignore[misc]
+
+    def _image(self, image: ImageFile, path: Path) -> None:
+        self._volume(self.maps.moved(image.volume), path)
+
+    def _volume(self, volume: Volume, path: Path) -> None:
+        self.notes.extend(write_image(volume, path, overwrite=self.config.overwrite))
+
+    def _transform(self, transform: Transform, path: Path) -> None:
+        whole = transform if path.suffix == ".mat" or isinstance(transform, Chain) else Chain((transform,))
+        write_transform(whole, path, overwrite=self.config.overwrite)
+
+
+    def regions(self, path: Path) -> tuple[list[dict[str, object]], float | None]:
+        """Compare the labels region by region into ``path``; returns the rows and the mean Dice."""
+        from neuroreg.pipeline.evaluate import COLUMNS, Evaluation, compare_labels  # scipy, only when needed
+
+        fixed, moving = (self.inputs.files[f"{side}_labels"].volume for side in ("fixed", "moving"))
+        names = read_label_names(self.config.label_names) if self.config.label_names else {}
+        outcome = Evaluation(compare_labels(fixed, self.maps.moved(moving)), names)
+        write_csv(path, COLUMNS, outcome.rows(), self.config.overwrite)
+        return [dict(zip(COLUMNS, row, strict=True)) for row in outcome.rows()], outcome.mean("dice")
+
+
+def describe_outputs(folder: Path, names: Mapping[str, str]) -> dict[str, dict[str, object]]:
+    """File name -> sha256 and bytes of every output that is there."""
+    present = [folder / name for name in names.values() if (folder / name).is_file()]
+    return {path.name: {"sha256": files.sha256(path), "bytes": path.stat().st_size} for path in present}

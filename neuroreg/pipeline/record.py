@@ -1,0 +1,172 @@
+"""The record of one run, ``run.json``: written last, so its presence says that all other outputs are complete."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from neuroreg import __version__
+from neuroreg.errors import DataError, NoInputError
+from neuroreg.io import files
+
+RECORD_NAME = "run.json"
+
+Progress = Callable[[str], None]
+"""Told the name of each stage as it starts."""
+
+
+def silent(stage: str) -> None:
+    """A Progress that says nothing."""
+
+
+class Quality(BaseModel):
+    """Whether the result may be trusted, and why not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    passed: bool
+    reasons: tuple[str, ...] = ()
+
+
+class RunRecord(BaseModel):
+    """Everything needed to judge and to repeat a run. Times are UTC; paths are base names unless asked otherwise."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    program: str = f"neuroreg {__version__}"
+    command: str
+    argv: tuple[str, ...]
+    started: str
+    finished: str
+    versions: dict[str, str]
+    machine: str
+    device: str
+    threads: int
+    seed: int
+    deterministic: bool
+    config: dict[str, object]
+    inputs: dict[str, dict[str, object]]
+    """role -> name, sha256 (and path with --provenance full)"""
+    weights: dict[str, object] | None
+    seconds: dict[str, float]
+    figures: dict[str, float | None]
+    quality: Quality
+    warnings: tuple[str, ...]
+    outputs: dict[str, dict[str, object]]
+    """file name -> sha256, bytes"""
+
+
+class Clock:
+    """Seconds per stage on a monotonic clock. ``with clock("read"): ...``"""
+
+    def __init__(self, progress: Progress) -> None:
+        self.started = utc_now()
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+        self._origin = time.monotonic()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time one stage; the same name twice adds up."""
+        self._progress(stage)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 3)
+
+    def total(self) -> dict[str, float]:
+        """All stages and their whole."""
+        return {**self.seconds, "total": round(time.monotonic() - self._origin, 3)}
+
+
+def utc_now() -> str:
+    """ISO 8601, UTC, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"neuroreg": __version__, "python": platform.python_version()}
+    for package in ("torch", "SimpleITK", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def machine() -> str:
+    """System, processor kind and cores, without the host's name."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def scrubbed_argv(arguments: Sequence[str] | None = None, *, full: bool = False) -> tuple[str, ...]:
+    """The command line; every path is cut to its base name unless ``full``."""
+    words = sys.argv if arguments is None else arguments
+    return tuple(word if full else _without_folder(word) for word in words)
+
+
+def _without_folder(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    cleaned = option + equals + (Path(value).name if os.sep in value else value)
+    return cleaned.encode("utf-8", "replace").decode("utf-8")
+
+
+def describe_file(path: Path, sha256: str, *, full: bool) -> dict[str, object]:
+    """Base name and sha256 identify an input; the absolute path only when asked for."""
+    described: dict[str, object] = {"name": path.name, "sha256": sha256}
+    if full:
+        described["path"] = str(path.resolve())
+    return described
+
+
+def scrub(config: BaseModel, *, full: bool) -> dict[str, object]:
+    """The resolved settings as plain JSON values; paths as base names unless ``full``."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, Path):
+            return str(value.resolve()) if full else value.name
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    settings = {name: plain(value) for name, value in config if value is not None}
+    for name in ("weights", "affine"):
+        if not full and isinstance(settings.get(name), str):
+            settings[name] = _without_folder(str(settings[name]))
+    return settings
+
+
+def write_record(record: RunRecord, folder: Path, *, overwrite: bool) -> Path:
+    """Write ``run.json`` atomically. Returns its path."""
+    path = folder / RECORD_NAME
+    text = json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    files.atomic_write(path, write, overwrite=overwrite)
+    return path
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a finished run. Raises NoInputError when the run did not finish, DataError when unreadable."""
+    path = folder / RECORD_NAME
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NoInputError("no finished run here", file=path) from error
+    except ValueError as error:
+        raise DataError("not a run record", file=path) from error

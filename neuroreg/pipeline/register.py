@@ -1,0 +1,245 @@
+"""The verb ``register``: read, check, align, judge, write."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from neuroreg.errors import NeuroregError
+from neuroreg.io import files
+from neuroreg.pipeline import resources
+from neuroreg.pipeline.align import Alignment, align
+from neuroreg.pipeline.config import RegisterConfig
+from neuroreg.pipeline.engine import Engine, load_engine
+from neuroreg.pipeline.inputs import (
+    FILES,
+    Inputs,
+    check_output_folder,
+    given_paths,
+    named_outputs,
+    read_inputs,
+)
+from neuroreg.pipeline.outputs import Maps, Writer, all_or_nothing, describe_outputs
+from neuroreg.pipeline.quality import Findings, judge
+from neuroreg.pipeline.record import (
+    RECORD_NAME,
+    Clock,
+    Progress,
+    RunRecord,
+    describe_file,
+    machine,
+    scrub,
+    scrubbed_argv,
+    silent,
+    utc_now,
+    versions,
+    write_record,
+)
+from neuroreg.transforms import resample
+from neuroreg.volume import Volume
+
+_BYTES_PER_FIXED_VOXEL = 64  # moved, total field, Jacobian and the float64 of one slab, measured
+_BYTES_ON_DISK = {"image": 4, "field": 12, "jacobian": 4, "transform": 1.6, "inverse": 1.6}
+
+
+class Reporter(Protocol):
+    """Writes the HTML page. Given by the caller, because reports are made on a floor beside this one."""
+
+    def __call__(
+        self,
+        path: Path,
+        *,
+        title: str,
+        fixed: Volume,
+        moving_before: Volume,
+        moved: Volume,
+        jacobian: Volume,
+        figures: Mapping[str, object],
+        warnings: Sequence[str],
+        rois: Sequence[Mapping[str, object]] | None,
+        provenance: Mapping[str, object],
+        overwrite: bool = False,
+    ) -> None:
+        """Write one page to ``path``; all volumes lie on the fixed grid."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What does not change while one pair is registered."""
+
+    config: RegisterConfig
+    command: str
+    clock: Clock
+    engine: Engine
+    inputs: Inputs
+    threads: int
+    reporter: Reporter | None
+
+    @property
+    def full(self) -> bool:
+        return self.config.provenance == "full"
+
+
+def register(
+    config: RegisterConfig,
+    *,
+    progress: Progress = silent,
+    reporter: Reporter | None = None,
+    command: str = "register",
+) -> RunRecord:
+    """Register one pair and leave the outputs in ``config.folder``; returns the record, which is there as well.
+
+    Without a ``reporter`` no page is written. Raises the errors of RELIABILITY section 3; then nothing of this run
+    stays in the folder.
+    """
+    clock = Clock(progress)
+    if reporter is None:
+        config = config.model_copy(update={"outputs": tuple(o for o in config.outputs if o != "report")})
+    with clock("check"):
+        check_output_folder(config)
+        threads = resources.set_up(threads=config.threads, deterministic=config.deterministic)
+        engine = load_engine(config)
+        resources.choose_device(config.device)
+    with clock("read"):
+        inputs = read_inputs(config)
+        preflight(inputs)
+    run = _Run(config, command, clock, engine, inputs, threads, reporter)
+    with _folder(config.folder), all_or_nothing(config.folder, named_outputs(config)):
+        alignment = align(config, inputs, engine, clock)
+        return _leave(run, alignment)
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """The output folder, made when missing, held by a lock; taken away again when the run fails and it is empty."""
+    made = not folder.exists()
+    files.prepare_folder(folder)
+    try:
+        with files.output_lock(folder):
+            yield
+    except BaseException:
+        if made:
+            with suppress(OSError):  # not empty: it holds someone else's files by now
+                folder.rmdir()
+        raise
+
+
+def preflight(inputs: Inputs) -> None:
+    """Refuse a pair whose outputs cannot fit into memory. Raises BusyError."""
+    voxels = inputs.fixed.data.numel()
+    resources.preflight(voxels * _BYTES_PER_FIXED_VOXEL, what=f"an image of {voxels} voxels")
+
+
+def plan(config: RegisterConfig) -> dict[str, object]:
+    """``--dry-run``: every check of a real run, and what it would do. Computes and writes nothing."""
+    check_output_folder(config)
+    resources.set_up(threads=config.threads, deterministic=False)
+    engine = load_engine(config)
+    device = resources.choose_device(config.device)
+    inputs = read_inputs(config)
+    preflight(inputs)
+    voxels = inputs.fixed.data.numel()
+    disk = sum(size * voxels for role, size in _BYTES_ON_DISK.items() if role in config.outputs)
+    return {
+        "dry_run": True,
+        "output": config.folder.name,
+        "outputs": list(named_outputs(config).values()),
+        "device": str(device),
+        "weights": None if engine.weights is None else engine.weights.name,
+        "memory_mb": round(voxels * (_BYTES_PER_FIXED_VOXEL + 300) / 1e6),
+        "disk_mb": round(disk / 1e6),
+        "config": scrub(config, full=config.provenance == "full"),
+        "warnings": list(inputs.warnings),
+    }
+
+
+def _leave(run: _Run, alignment: Alignment) -> RunRecord:
+    """Judge, then write everything in order; the record last."""
+    config, clock = run.config, run.clock
+    names = named_outputs(config)
+    notes = [*run.inputs.warnings, *alignment.warnings]
+    maps = Maps(alignment, run.inputs.fixed.geometry)
+    with clock("judge"):
+        findings = judge(alignment, maps.inverse if "inverse" in names else None)
+    notes += findings.warnings
+    (config.folder / RECORD_NAME).unlink(missing_ok=True)  # from here on the folder is not that of a finished run
+    writer = Writer(config, run.inputs, maps, config.folder, notes)
+    with clock("write"):
+        for name, write in writer.jobs(names):
+            write(config.folder / name)
+    rois = None
+    if "rois" in names:
+        with clock("regions"):
+            rows, dice = writer.regions(config.folder / names["rois"])
+            rois, findings = rows, findings.with_figure("dice_mean", dice)
+    if "report" in names:
+        with clock("report"):
+            _report(run, maps, findings, notes, rois)
+    record = _record(run, alignment, findings, notes)
+    write_record(record, config.folder, overwrite=config.overwrite)
+    return record
+
+
+def _report(
+    run: _Run, maps: Maps, findings: Findings, notes: list[str], rois: Sequence[Mapping[str, object]] | None
+) -> None:
+    """The page; when it cannot be made, that is a warning: the registration itself is good."""
+    moving = run.inputs.files["moving"].volume
+    assert run.reporter is not None
+    try:
+        run.reporter(
+            run.config.folder / FILES["report"],
+            title=f"{run.config.moving.name} to {run.config.fixed.name}",
+            fixed=run.inputs.files["fixed"].volume,
+            moving_before=resample(moving, maps.alignment.affine, maps.fixed),
+            moved=maps.moved(moving),
+            jacobian=maps.jacobian,
+            figures=findings.figures,
+            warnings=notes,
+            rois=rois,
+            provenance=_provenance(run, maps.alignment),
+            overwrite=run.config.overwrite,
+        )
+    except (NeuroregError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        notes.append(f"the report could not be made: {type(error).__name__}: {error}")
+
+
+def _provenance(run: _Run, alignment: Alignment) -> dict[str, Any]:
+    """What a result depends on, as plain values."""
+    config, engine = run.config, run.engine
+    described = {
+        role: describe_file(path, run.inputs.digest(role, path), full=run.full)
+        for role, path in given_paths(config).items()
+    }
+    weights = None
+    if engine.weights is not None:
+        weights = {"name": engine.weights.name, "sha256": engine.weights.sha256}
+    return {
+        "command": run.command,
+        "argv": scrubbed_argv(full=run.full),
+        "versions": versions(),
+        "machine": machine(),
+        "device": alignment.device,
+        "threads": run.threads,
+        "seed": config.seed,
+        "deterministic": config.deterministic,
+        "inputs": described,
+        "weights": weights,
+    }
+
+
+def _record(run: _Run, alignment: Alignment, findings: Findings, notes: Sequence[str]) -> RunRecord:
+    names = named_outputs(run.config)
+    return RunRecord(
+        **_provenance(run, alignment),
+        started=run.clock.started,
+        finished=utc_now(),
+        config=scrub(run.config, full=run.full),
+        seconds=run.clock.total(),
+        figures=findings.figures,
+        quality=findings.quality,
+        warnings=tuple(notes),
+        outputs=describe_outputs(run.config.folder, names),
+    )
