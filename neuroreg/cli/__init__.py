@@ -26,12 +26,16 @@ COMMANDS: Mapping[str, Entry] = {
     "register": Entry("neuroreg.cli.register:command", "Align a moving image to a fixed one."),
     "affine": Entry("neuroreg.cli.affine:command", "Align by an affine map alone."),
     "apply": Entry("neuroreg.cli.apply:command", "Move images or labels by transforms that exist already."),
-    "evaluate": Entry("neuroreg.cli.evaluate:command", "Compare two label maps, region by region (also: eval)."),
+    "evaluate": Entry(
+        "neuroreg.cli.evaluate:command", "Compare two label maps, region by region (also: eval)."
+    ),
     "train": Entry("neuroreg.cli.train:command", "Make a weight file from its recipe."),
     "methods": Entry("neuroreg.cli.methods:command", "List the registration methods."),
     "models": Entry("neuroreg.cli.models:command", "List, verify and locate the weights."),
     "doctor": Entry("neuroreg.cli.doctor:command", "Check the installation, the devices and the weights."),
-    "demo": Entry("neuroreg.cli.demo:command", "Make a pair with a known answer, register it, report the error."),
+    "demo": Entry(
+        "neuroreg.cli.demo:command", "Make a pair with a known answer, register it, report the error."
+    ),
     "compose": Entry("neuroreg.cli.compose:command", "Join transforms into one."),
     "invert": Entry("neuroreg.cli.invert:command", "Invert a transform."),
     "jacobian": Entry("neuroreg.cli.jacobian:command", "Map the local volume change of a transform."),
@@ -72,7 +76,10 @@ def load_command(name: str) -> Any:
 
 
 app = typer.Typer(
-    cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"max_content_width": 110}
+    cls=LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 110},
 )
 
 
@@ -86,7 +93,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Register brain MRI: align one image to another, and say how good the result is."""
 
@@ -135,7 +144,7 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         # rich leaves with 1 when stdout was closed under it; nothing else here uses that code
         return _close_stdout() if stop.code == 1 else int(stop.code or 0)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # the last door: nothing leaves as a traceback
         if "--debug" in options:
             traceback.print_exc()
         return _report(as_known(error), json="--json" in options)
@@ -162,7 +171,9 @@ def _report(error: NeuroregError, *, json: bool) -> int:
     console.fail(error.exit_code, str(error))
     if json:
         file = None if error.file is None else console.printable(error.file)
-        console.emit_error(error.exit_code, console.printable(error.what), file, console.printable(error.remedy))
+        console.emit_error(
+            error.exit_code, console.printable(error.what), file, console.printable(error.remedy)
+        )
     return error.exit_code
 
 
@@ -180,14 +191,21 @@ def as_known(error: Exception) -> NeuroregError:
     if isinstance(error, typer.Abort):
         return UsageError("aborted")
     if _is_out_of_memory(error):
-        return BusyError("memory ran out", remedy="close other programs, or use fewer --threads or a smaller image")
+        return BusyError(
+            "memory ran out", remedy="close other programs, or use fewer --threads or a smaller image"
+        )
     if isinstance(error, OSError) and error.errno in _WRITE_ERRNO:
-        return WriteError(error.strerror or "write failed", file=error.filename, remedy="free some disk space")
+        return WriteError(
+            error.strerror or "write failed", file=error.filename, remedy="free some disk space"
+        )
     if isinstance(error, OSError) and error.errno in _CREATE_ERRNO:
-        return CannotCreateError(error.strerror or "not permitted", file=error.filename, remedy="check the permissions")
+        return CannotCreateError(
+            error.strerror or "not permitted", file=error.filename, remedy="check the permissions"
+        )
     first = str(error).strip().split("\n")[0]
     return InternalError(
-        f"unexpected {type(error).__name__}: {first}", remedy="this is a bug; run again with --debug and report it"
+        f"unexpected {type(error).__name__}: {first}",
+        remedy="this is a bug; run again with --debug and report it",
     )
 
 
@@ -196,7 +214,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text))
+        or (
+            isinstance(error, RuntimeError)
+            and ("can't allocate memory" in text or "not enough memory" in text)
+        )
     )
-
-

@@ -1,6 +1,7 @@
 """What the terminal sees: results on stdout, everything else on stderr, hostile names made harmless.
 
-``show``, ``emit`` write the result; ``note``, ``warn``, ``fail`` write the log; ``stages`` shows progress on a terminal.
+``show``, ``emit`` and ``show_table`` write the result; ``note``, ``warn`` and ``fail`` the log; ``stages`` shows
+progress on a terminal.
 """
 
 import json
@@ -50,7 +51,9 @@ def emit(record: Mapping[str, object], *, command: str) -> None:
 def emit_error(code: int, what: str, file: str | None, remedy: str) -> None:
     """The same object when the command failed."""
     error = {"what": what, "file": file, "remedy": remedy}
-    sys.stdout.write(json.dumps({"schema": JSON_SCHEMA, "status": "error", "code": code, "error": error}) + "\n")
+    sys.stdout.write(
+        json.dumps({"schema": JSON_SCHEMA, "status": "error", "code": code, "error": error}) + "\n"
+    )
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

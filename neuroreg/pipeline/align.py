@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from neuroreg import field
 from neuroreg.errors import BusyError, DataError
@@ -123,7 +123,9 @@ def _only_affine(transform: Transform, path: Path) -> Affine:
     matrix = torch.eye(4, dtype=torch.float64)
     for part in parts:
         if not isinstance(part, Affine):
-            raise DataError("expected an affine, the file holds a deformation", file=path, remedy="give affine.mat")
+            raise DataError(
+                "expected an affine, the file holds a deformation", file=path, remedy="give affine.mat"
+            )
         matrix = part.matrix @ matrix
     return Affine(matrix)
 

@@ -72,7 +72,9 @@ class RegisterConfig(BaseModel):
         names = tuple(n for name in names for n in (OUTPUTS if name == "standard" else (name,)))
         unknown = [name for name in names if name not in OUTPUTS]
         if unknown or not names:
-            raise ValueError(f"unknown output {', '.join(map(str, unknown)) or '(none)'}; known: {', '.join(OUTPUTS)}")
+            raise ValueError(
+                f"unknown output {', '.join(map(str, unknown)) or '(none)'}; known: {', '.join(OUTPUTS)}"
+            )
         return tuple(name for name in OUTPUTS if name in names)
 
     @field_validator("also", mode="before")
@@ -190,7 +192,9 @@ def _replayed(run: Mapping[str, object], file: Path, needed: set[str]) -> dict[s
     """The settings of a run record; its inputs are looked for by base name and known by their sha256."""
     config, inputs = run.get("config"), run.get("inputs")
     if not isinstance(config, dict) or not isinstance(inputs, dict):
-        raise DataError("not the record of a registration", file=file, remedy="give a run.json of neuroreg register")
+        raise DataError(
+            "not the record of a registration", file=file, remedy="give a run.json of neuroreg register"
+        )
     settings = {key: value for key, value in config.items() if key not in ("output", "overwrite")}
     for role, recorded in inputs.items():
         name = role.partition(":")[0]
@@ -198,7 +202,10 @@ def _replayed(run: Mapping[str, object], file: Path, needed: set[str]) -> dict[s
             continue
         found = str(_locate(recorded, file))
         if name == "also":
-            settings["also"] = [*[p for p in settings.get("also", []) if Path(p).name != recorded["name"]], found]
+            settings["also"] = [
+                *[p for p in settings.get("also", []) if Path(p).name != recorded["name"]],
+                found,
+            ]
         else:
             settings[name] = found
     return settings
@@ -212,7 +219,9 @@ def _locate(recorded: Mapping[str, object], file: Path) -> Path:
     present = [place for place in places if place.is_file()]
     if not present:
         raise NoInputError(
-            "the input of the recorded run is not here", file=name, remedy="run in its folder, or give FIXED and MOVING"
+            "the input of the recorded run is not here",
+            file=name,
+            remedy="run in its folder, or give FIXED and MOVING",
         )
     for place in present:
         if sha256(place) == recorded.get("sha256"):

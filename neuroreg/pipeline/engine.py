@@ -50,7 +50,9 @@ def _class_of(name: str) -> Any:
     return find(METHODS, name, kind="method").load()
 
 
-def method_config(kind: Any, config: RegisterConfig, *, below: Mapping[str, object] | None = None) -> BaseModel:
+def method_config(
+    kind: Any, config: RegisterConfig, *, below: Mapping[str, object] | None = None
+) -> BaseModel:
     """The method's own settings: ``--set`` over the weights' over the defaults. Raises UsageError."""
     options = {**(below or {}), **config.options}
     fields = kind.Config.model_fields

@@ -67,7 +67,9 @@ def named_outputs(config: RegisterConfig) -> dict[str, str]:
     names["record"] = RECORD_NAME
     doubled = {name for name in names.values() if list(names.values()).count(name) > 1}
     if doubled:
-        raise UsageError(f"two images would be written as {', '.join(sorted(doubled))}", remedy="rename one of them")
+        raise UsageError(
+            f"two images would be written as {', '.join(sorted(doubled))}", remedy="rename one of them"
+        )
     return names
 
 
@@ -90,9 +92,13 @@ def check_output_folder(config: RegisterConfig) -> None:
     targets = {(folder / name).resolve() for name in names.values()} | {folder.resolve()}
     for path in inputs.values():
         if path.resolve() in targets:
-            raise UsageError("the output would overwrite an input", file=path, remedy="choose another output folder")
+            raise UsageError(
+                "the output would overwrite an input", file=path, remedy="choose another output folder"
+            )
     if folder.exists() and not folder.is_dir():
-        raise CannotCreateError("the output folder is a file", file=folder, remedy="give the name of a folder")
+        raise CannotCreateError(
+            "the output folder is a file", file=folder, remedy="give the name of a folder"
+        )
     if not folder.exists():
         _check_parent(folder)
         return
@@ -102,13 +108,17 @@ def check_output_folder(config: RegisterConfig) -> None:
 
 def _check_parent(folder: Path) -> None:
     if not folder.resolve().parent.is_dir():
-        raise CannotCreateError("the parent folder does not exist", file=folder.resolve().parent, remedy="create it")
+        raise CannotCreateError(
+            "the parent folder does not exist", file=folder.resolve().parent, remedy="create it"
+        )
     files.check_output(folder, overwrite=False)
 
 
 def read_inputs(config: RegisterConfig) -> Inputs:
     """Read and check every image, two at a time. Raises the error of the first bad file in the order of roles."""
-    paths = {role: path for role, path in given_paths(config).items() if role not in ("label_names", "affine")}
+    paths = {
+        role: path for role, path in given_paths(config).items() if role not in ("label_names", "affine")
+    }
     with ThreadPoolExecutor(max_workers=2) as pool:
         jobs = {role: pool.submit(_read, role, path, config) for role, path in paths.items()}
         try:
@@ -164,7 +174,9 @@ def _warnings(images: Mapping[str, ImageFile], *, masks: Mapping[str, Volume | N
     sides = {role: torch.tensor(images[role].volume.geometry.direction).reshape(3, 3).det() for role in masks}
     if sides["fixed"] * sides["moving"] < 0:
         yield "the axes of the two images have different handedness; make sure that left is left in both"
-    stripped = {role: mask is not None or brain.looks_stripped(images[role].volume) for role, mask in masks.items()}
+    stripped = {
+        role: mask is not None or brain.looks_stripped(images[role].volume) for role, mask in masks.items()
+    }
     for role, is_stripped in stripped.items():
         if not is_stripped:
             yield (

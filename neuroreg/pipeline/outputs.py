@@ -115,7 +115,6 @@ class Writer:
         whole = transform if path.suffix == ".mat" or isinstance(transform, Chain) else Chain((transform,))
         write_transform(whole, path, overwrite=self.config.overwrite)
 
-
     def regions(self, path: Path) -> tuple[list[dict[str, object]], float | None]:
         """Compare the labels region by region into ``path``; returns the rows and the mean Dice."""
         from neuroreg.pipeline.evaluate import COLUMNS, Evaluation, compare_labels  # scipy, only when needed

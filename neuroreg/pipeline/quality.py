@@ -61,7 +61,9 @@ def judge(alignment: Alignment, inverse: Transform | None) -> Findings:
     if inverse is not None:
         mean, largest = deformation.inverse_consistency_mm(alignment.transform, inverse, grid, inside)
         figures["inverse_consistency_mean_mm"], figures["inverse_consistency_max_mm"] = mean, largest
-    finite = {name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()}
+    finite = {
+        name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()
+    }
     warnings = _suspicions(pair.fixed, moved["affine"], mask)
     return Findings(finite, warnings, verdict(finite, warnings))
 
@@ -90,7 +92,9 @@ def _suspicions(fixed: Tensor, moved: Tensor, mask: Tensor) -> tuple[str, ...]:
     """Other contrast, or a mirrored head: what a good number can hide. Images (1, 1, D, H, W) after the affine."""
     found = []
     if monotone(fixed[mask], moved[mask]) < _LEAST_MONOTONE:
-        found.append("the two images seem to have different contrast; the method compares images of one contrast")
+        found.append(
+            "the two images seem to have different contrast; the method compares images of one contrast"
+        )
     if mirror_gain(fixed, moved, mask) > _MIRROR_GAIN:
         found.append("the mirrored moving image fits better; check left and right in both headers")
     return tuple(found)
@@ -136,5 +140,7 @@ def verdict(figures: dict[str, float | None], warnings: Sequence[str]) -> Qualit
     if after is None or (before is not None and after < before - 0.01):
         reasons.append("the images are less alike after the registration than before")
     if folded is None or folded > _MAX_FOLDED_PERCENT:
-        reasons.append(f"the map folds in {'an unknown part' if folded is None else f'{folded:.2f} %'} of the brain")
+        reasons.append(
+            f"the map folds in {'an unknown part' if folded is None else f'{folded:.2f} %'} of the brain"
+        )
     return Quality(passed=not reasons, reasons=tuple(reasons))

@@ -66,7 +66,7 @@ class RunRecord(BaseModel):
 
 
 class Clock:
-    """Seconds per stage on a monotonic clock. ``with clock("read"): ...``"""
+    """Seconds per stage on a monotonic clock: ``with clock("read"): ...`` adds to the stage "read"."""
 
     def __init__(self, progress: Progress) -> None:
         self.started = utc_now()

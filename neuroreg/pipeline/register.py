@@ -164,7 +164,9 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
     with clock("judge"):
         findings = judge(alignment, maps.inverse if "inverse" in names else None)
     notes += findings.warnings
-    (config.folder / RECORD_NAME).unlink(missing_ok=True)  # from here on the folder is not that of a finished run
+    (config.folder / RECORD_NAME).unlink(
+        missing_ok=True
+    )  # from here on the folder is not that of a finished run
     writer = Writer(config, run.inputs, maps, config.folder, notes)
     with clock("write"):
         for name, write in writer.jobs(names):

@@ -21,7 +21,9 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise UnavailableError(f"device {name} is not available ({count} CUDA devices)", remedy="use --device auto")
+        raise UnavailableError(
+            f"device {name} is not available ({count} CUDA devices)", remedy="use --device auto"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UnavailableError("device mps is not available", remedy="use --device auto")
     return device

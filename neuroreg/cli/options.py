@@ -1,0 +1,125 @@
+"""The options that commands share. One left out is None: environment, file or default decide (pipeline.config)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroreg.errors import UsageError
+
+_input = partial(typer.Option, rich_help_panel="Inputs")
+_output = partial(typer.Option, rich_help_panel="Outputs")
+_run = partial(typer.Option, rich_help_panel="Run")
+
+FixedArgument = Annotated[
+    Path | None, typer.Argument(metavar="FIXED", help="The image that stays.", show_default=False)
+]
+MovingArgument = Annotated[
+    Path | None, typer.Argument(metavar="MOVING", help="The image that is moved onto it.", show_default=False)
+]
+FixedOption = Annotated[Path | None, _input("-f", "--fixed", help="The fixed image, by name.")]
+MovingOption = Annotated[Path | None, _input("-m", "--moving", help="The moving image, by name.")]
+FixedLabels = Annotated[Path | None, _input(help="Label map on the fixed image's grid.")]
+MovingLabels = Annotated[Path | None, _input(help="Label map on the moving image's grid; it is moved too.")]
+LabelNames = Annotated[Path | None, _input(help="CSV of label numbers and names.")]
+FixedMask = Annotated[Path | None, _input(help="Brain mask on the fixed image's grid.")]
+MovingMask = Annotated[Path | None, _input(help="Brain mask on the moving image's grid.")]
+Also = Annotated[
+    list[Path] | None,
+    _input(metavar="IMG", help="Another image in the moving image's space, moved likewise; may be repeated."),
+]
+Frame = Annotated[int | None, _input(min=0, help="Which frame of a 4-D image, from 0.")]
+Xform = Annotated[
+    str | None, _input(help="Which NIfTI frame to trust where two disagree: auto, sform, qform.")
+]
+MaxVoxels = Annotated[int | None, _input(min=1, help="Refuse larger images (default: 768 cubed).")]
+Config = Annotated[
+    Path | None, _input(help="Settings from a .toml or .json file, or the run.json of a run to repeat.")
+]
+
+Method = Annotated[str | None, typer.Option(help="See neuroreg methods (default: neuroreg).")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="NAME|FILE", help="See neuroreg models list (default: the method's).")
+]
+AffinePart = Annotated[
+    str | None,
+    typer.Option(
+        "--affine",
+        metavar="NAME|FILE|none",
+        help="How the affine part is found, or a file that holds it (default: affine).",
+    ),
+]
+Refine = Annotated[
+    str | None,
+    typer.Option(metavar="fast|mid|std|best|N", help="Refine the result at 1 mm: an effort, or iterations."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the method; may be repeated."),
+]
+Dof = Annotated[
+    int | None, typer.Option(help="Degrees of freedom: 6 rigid, 7 with scale, 9 with three scales, 12.")
+]
+
+Output = Annotated[
+    Path | None, _output("-o", "--output", help="Output folder (default: ./<moving>_to_<fixed>).")
+]
+Outputs = Annotated[
+    str | None,
+    _output(help="Some of image,field,transform,inverse,affine,jacobian,report (default: standard, all)."),
+]
+Overwrite = Annotated[bool | None, _output("--overwrite", help="Replace outputs that exist.")]
+StrictQc = Annotated[bool | None, _output("--strict-qc", help="Exit with 3 when the result looks wrong.")]
+Provenance = Annotated[str | None, _output(metavar="base|full", help="full: absolute paths in run.json.")]
+
+Device = Annotated[
+    str | None, _run(metavar="auto|cpu|cuda[:N]|mps", help="Where to compute (default: auto).")
+]
+Threads = Annotated[int | None, _run(min=1, help="Processor threads (default: all).")]
+Seed = Annotated[int | None, _run(min=0, help="For methods that draw at random.")]
+Deterministic = Annotated[
+    bool | None, _run("--deterministic", help="Repeatable to the bit on a graphics card too.")
+]
+DryRun = Annotated[bool, _run("--dry-run", help="Check everything, show the plan, write nothing.")]
+Json = Annotated[bool, _run("--json", help="One JSON object on stdout.")]
+Quiet = Annotated[bool, _run("-q", "--quiet", help="Errors only.")]
+Verbose = Annotated[int, _run("-v", "--verbose", count=True, help="Show the stages and their seconds.")]
+Debug = Annotated[bool, _run("--debug", help="Show the traceback of an error.")]
+
+_NOT_SETTINGS = frozenset(
+    {"fixed_option", "moving_option", "set_", "config", "dry_run", "json", "quiet", "verbose", "debug"}
+)
+
+
+def settings(given: Mapping[str, object]) -> dict[str, object]:
+    """A command's arguments as settings of RegisterConfig; None where something was left out."""
+    flags = {name: value for name, value in given.items() if name not in _NOT_SETTINGS}
+    for role in ("fixed", "moving"):
+        named = given.get(f"{role}_option")
+        if named is not None and flags.get(role) is not None:
+            raise UsageError(
+                f"the {role} image is given twice", remedy=f"by position or by --{role}, not both"
+            )
+        flags[role] = flags.get(role) or named
+    if not flags.get("also"):
+        flags["also"] = None
+    pairs = given.get("set_")
+    flags["options"] = parse_pairs(pairs) if isinstance(pairs, Sequence) and pairs else None
+    return flags
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, object]:
+    """``key=value`` words as a table; values are JSON where they can be, text otherwise. Raises UsageError."""
+    options: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (equals and key.strip()):
+            raise UsageError(f"expected KEY=VALUE after --set, got {pair!r}")
+        try:
+            options[key.strip()] = json.loads(text)
+        except ValueError:
+            options[key.strip()] = text
+    return options
