@@ -70,7 +70,9 @@ def check_input(path: Path) -> Path:
     if stat.S_ISDIR(mode):
         raise UsageError("the path is a folder", file=path, remedy="give the path of a file")
     if not stat.S_ISREG(mode):
-        raise UsageError("the path is a pipe or device, not a file", file=path, remedy="save it to a file first")
+        raise UsageError(
+            "the path is a pipe or device, not a file", file=path, remedy="save it to a file first"
+        )
     if not os.access(path, os.R_OK):
         raise NoInputError("the file may not be read", file=path, remedy="check its permissions")
     return path
@@ -177,7 +179,9 @@ def _put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
             _link_new(temporary, final)
         _fsync(final.parent)
     except FileExistsError as error:
-        raise CannotCreateError("the output exists", file=final, remedy="use --overwrite to replace it") from error
+        raise CannotCreateError(
+            "the output exists", file=final, remedy="use --overwrite to replace it"
+        ) from error
     except OSError as error:
         raise _write_error(error, final) from error
 
@@ -262,7 +266,9 @@ def _check_writable(folder: Path) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise WriteError("the disk is full", file=folder, remedy="free some space") from error
         raise CannotCreateError(
-            f"the folder cannot be written: {_reason(error)}", file=folder, remedy="choose another output folder"
+            f"the folder cannot be written: {_reason(error)}",
+            file=folder,
+            remedy="choose another output folder",
         ) from error
 
 
@@ -271,7 +277,11 @@ def _fsync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some file systems cannot sync a folder
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+            errno.EBADF,
+        ):  # some file systems cannot sync a folder
             raise
     finally:
         os.close(handle)
@@ -285,4 +295,3 @@ def _write_error(error: OSError, final: Path) -> NeuroregError:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
-

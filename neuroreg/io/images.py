@@ -61,7 +61,9 @@ def read_image(
     notes = raw.notes
     if invalid is not None:
         count = int(np.count_nonzero(invalid))
-        notes += (f"{path.name}: {count} NaN or infinite voxels ({count / data.size:.2%}) were masked and set to 0",)
+        notes += (
+            f"{path.name}: {count} NaN or infinite voxels ({count / data.size:.2%}) were masked and set to 0",
+        )
     return ImageFile(
         path=path, volume=Volume(torch.from_numpy(data)[None], raw.geometry), notes=notes,
         pixel_type=raw.layout.dtype.name, sha256=raw.sha256,
@@ -87,12 +89,14 @@ def check_same_grid(labels: ImageFile, image: ImageFile) -> None:
     one, two = labels.volume.geometry, image.volume.geometry
     if one.size != two.size:
         raise DataError(
-            f"the grid {one.size} differs from the {two.size} of {image.path.name}", file=labels.path,
+            f"the grid {one.size} differs from the {two.size} of {image.path.name}",
+            file=labels.path,
             remedy="labels and masks must lie on the grid of their image",
         )
     if not one.same_grid(two):
         raise DataError(
-            f"the grid lies elsewhere in space than that of {image.path.name}", file=labels.path,
+            f"the grid lies elsewhere in space than that of {image.path.name}",
+            file=labels.path,
             remedy="labels and masks must lie on the grid of their image: resample or repair the header",
         )
 
@@ -114,7 +118,9 @@ def _read(path: Path, *, frame: int | None = None, xform: Xform = "auto", limits
     suffix = suffix_of(path)
     if suffix not in READ_SUFFIXES:
         raise UsageError(
-            f"the file type {suffix or '(none)'} is not read", file=path, remedy=f"use {', '.join(READ_SUFFIXES)}"
+            f"the file type {suffix or '(none)'} is not read",
+            file=path,
+            remedy=f"use {', '.join(READ_SUFFIXES)}",
         )
     if suffix == ".img":
         path = check_input(path.with_suffix(".hdr"))
@@ -193,7 +199,8 @@ def _check_memory(layout: Layout, path: Path) -> None:
     free = available_memory()
     if free is not None and needed > free:
         raise BusyError(
-            f"reading it needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free", file=path,
+            f"reading it needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free",
+            file=path,
             remedy="free some memory, or resample the image to a coarser grid",
         )
 
@@ -216,28 +223,36 @@ def _to_float(
     if count > _MOST_INVALID * data.size:
         raise DataError(
             f"{count / data.size:.0%} of the voxels are NaN or infinite (at most {_MOST_INVALID:.0%} are accepted)",
-            file=path, remedy="find out what went wrong where the image was made",
+            file=path,
+            remedy="find out what went wrong where the image was made",
         )
     data[invalid] = 0.0
     return data, invalid
 
 
-def _to_integers(voxels: NDArray[np.generic], layout: Layout, path: Path) -> NDArray[np.int32] | NDArray[np.int64]:
+def _to_integers(
+    voxels: NDArray[np.generic], layout: Layout, path: Path
+) -> NDArray[np.int32] | NDArray[np.int64]:
     """(Z, Y, X) int32, or int64 where needed. Raises DataError for anything that is not a whole number."""
     scaled = (layout.slope, layout.inter) != (1.0, 0.0)
     if scaled or voxels.dtype.kind == "f":
         values = voxels.astype(np.float64)
         values = values * layout.slope + layout.inter if scaled else values
-        if not np.isfinite(values).all() or (values != np.rint(values)).any() or np.abs(values).max() > 2.0**53:
+        if (
+            not np.isfinite(values).all()
+            or (values != np.rint(values)).any()
+            or np.abs(values).max() > 2.0**53
+        ):
             raise DataError(
-                "a label map holds whole numbers only, this one does not", file=path,
+                "a label map holds whole numbers only, this one does not",
+                file=path,
                 remedy="was it an intensity image, or labels that were interpolated linearly?",
             )
         voxels = values.astype(np.int64)
     low, high = int(voxels.min()), int(voxels.max())
     if high > 2**63 - 1:
         raise DataError(f"the label id {high} does not fit into 64 bits", file=path)
-    return voxels.astype(np.int32 if -(2**31) <= low and high < 2**31 else np.int64)
+    return voxels.astype(np.int32 if low >= -(2**31) and high < 2**31 else np.int64)
 
 
 def write_image(
@@ -273,22 +288,32 @@ def _cast(volume: Volume, pixel_type: str | None, path: Path) -> tuple[NDArray[n
     values = volume.data[0].detach().cpu().numpy()
     dtype = np.dtype(pixel_type or (_smallest_integer(values) if volume.is_label else "float32"))
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise WriteError(f"{int((~np.isfinite(values)).sum())} voxels are not finite: nothing was written", file=path)
+        raise WriteError(
+            f"{int((~np.isfinite(values)).sum())} voxels are not finite: nothing was written", file=path
+        )
     if dtype.kind == "f" or dtype == values.dtype:
         return np.ascontiguousarray(values, dtype), ()
     limits = np.iinfo(dtype)
     rounded = np.rint(values) if values.dtype.kind == "f" else values
     outside = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
     if outside and volume.is_label:
-        raise WriteError(f"{outside} label ids do not fit into {dtype.name}", file=path, remedy="use a wider type")
-    notes = (f"{path.name}: {outside} voxels beyond the range of {dtype.name} were clamped",) if outside else ()
+        raise WriteError(
+            f"{outside} label ids do not fit into {dtype.name}", file=path, remedy="use a wider type"
+        )
+    notes = (
+        (f"{path.name}: {outside} voxels beyond the range of {dtype.name} were clamped",) if outside else ()
+    )
     # Clipping in float64 could round 2**63 - 1 up; the range test above is done on what is stored.
     return np.clip(rounded, limits.min, limits.max).astype(dtype), notes
 
 
 def _smallest_integer(values: NDArray[np.generic]) -> str:
     low, high = int(values.min()), int(values.max())
-    fits = (name for name in ("uint8", "int16", "int32") if np.iinfo(name).min <= low and high <= np.iinfo(name).max)
+    fits = (
+        name
+        for name in ("uint8", "int16", "int32")
+        if np.iinfo(name).min <= low and high <= np.iinfo(name).max
+    )
     return next(fits, "int64")
 
 

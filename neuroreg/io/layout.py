@@ -80,17 +80,20 @@ def check_sides(sides: tuple[int, ...], *, limits: Limits, file: Path) -> None:
         raise DataError(f"the image has a side of {min(sides)} voxels: {_times(sides)}", file=file)
     if len(sides) < 3 or min(sides[:3]) == 1 < limits.min_side:
         raise DataError(
-            f"expected one 3-D volume, got a 2-D image or single slice: {_times(sides)}", file=file,
+            f"expected one 3-D volume, got a 2-D image or single slice: {_times(sides)}",
+            file=file,
             remedy="give the whole volume",
         )
     if math.prod(sides[:3]) > limits.max_voxels:
         raise DataError(
-            f"the header declares {_times(sides)} voxels, more than the {limits.max_voxels} allowed", file=file,
+            f"the header declares {_times(sides)} voxels, more than the {limits.max_voxels} allowed",
+            file=file,
             remedy="raise --max-voxels if this is true",
         )
     if min(sides[:3]) < limits.min_side:
         raise DataError(
-            f"the image is too small: {_times(sides)}, at least {limits.min_side} voxels per axis are needed", file=file
+            f"the image is too small: {_times(sides)}, at least {limits.min_side} voxels per axis are needed",
+            file=file,
         )
 
 
@@ -100,7 +103,9 @@ def choose_frame(frames: int, frame: int | None, *, dims: int, file: Path) -> tu
         raise UsageError(f"frame {frame} does not exist, the file has {frames}", file=file)
     if frames > 1 and frame is None:
         raise DataError(
-            f"expected one 3-D volume, got {frames} frames", file=file, remedy="choose one with --frame N (from 0)"
+            f"expected one 3-D volume, got {frames} frames",
+            file=file,
+            remedy="choose one with --frame N (from 0)",
         )
     if frames > 1:
         return frame or 0, (f"frame {frame} of {frames} was read",)
@@ -129,15 +134,20 @@ def geometry_of(
     notes: tuple[str, ...] = ()
     if shear > _SHEAR_REFUSED:
         raise DataError(
-            f"the voxel axes are sheared by {shear:.4g} (limit {_SHEAR_REFUSED:g})", file=file,
+            f"the voxel axes are sheared by {shear:.4g} (limit {_SHEAR_REFUSED:g})",
+            file=file,
             remedy="resample the image onto a rectangular grid first",
         )
     if shear >= _SHEAR_REPAIRED:
         axes = nearest_rotation(axes)
         notes = (f"the voxel axes were sheared by {shear:.4g} and have been made orthogonal",)
     return (
-        Geometry(size=size, spacing=_three(spacing), origin=_three(matrix[:3, 3]),
-                 direction=tuple(float(v) for v in axes.reshape(-1))),
+        Geometry(
+            size=size,
+            spacing=_three(spacing),
+            origin=_three(matrix[:3, 3]),
+            direction=tuple(float(v) for v in axes.reshape(-1)),
+        ),
         notes,
     )
 
@@ -158,7 +168,8 @@ def check_field_of_view(geometry: Geometry, *, limits: Limits, file: Path) -> No
     if not low <= extent <= high:
         raise DataError(
             f"no head is {extent:.4g} mm long (expected {low:g} to {high:g} mm), voxels are {_mm(geometry.spacing)}",
-            file=file, remedy="correct the spacing or its unit in the header",
+            file=file,
+            remedy="correct the spacing or its unit in the header",
         )
 
 

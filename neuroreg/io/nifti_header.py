@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 headers: bytes <-> Layout, with the policy on codes, units, quaternion and matrix.
+"""NIfTI-1 and NIfTI-2 headers: bytes -> Layout, with the policy on codes, units, quaternion and matrix.
 
 The header is read here and not by a library because SimpleITK and nibabel silently disagree about the world
 frame (RELIABILITY finding 4), and because SimpleITK hides bad headers (findings 5, faults 8, 9, 22, 35, 36).
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroreg.errors import DataError
-from neuroreg.io.layout import ANYTHING, Layout, Limits, check_sides, choose_frame, nearest_rotation
+from neuroreg.io.layout import ANYTHING, Layout, Limits, check_sides, choose_frame
 
 Xform = Literal["auto", "sform", "qform"]
 
-_FLOATS = [(name, "f8") for name in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")]
+_FLOATS = [
+    (name, "f8") for name in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+]
 _ROWS = [(name, "f8", 4) for name in ("srow_x", "srow_y", "srow_z")]
 NIFTI1 = np.dtype(
     [("sizeof_hdr", "i4"), ("data_type", "S10"), ("db_name", "S18"), ("extents", "i4"), ("session_error", "i2"),
@@ -71,7 +73,9 @@ class NiftiHeader:
         """dim[1..dim[0]]: the spatial sides first. Raises DataError when dim[0] is not 1 to 7."""
         count = int(self.fields["dim"][0])
         if not 1 <= count <= 7:
-            raise DataError(f"the header declares {count} dimensions", file=self.file, remedy="get the file again")
+            raise DataError(
+                f"the header declares {count} dimensions", file=self.file, remedy="get the file again"
+            )
         return tuple(int(n) for n in self.fields["dim"][1 : count + 1])
 
 
@@ -84,7 +88,11 @@ def parse(head: bytes, *, file: Path) -> NiftiHeader:
             fields = np.frombuffer(head, dtype.newbyteorder(order), 1).astype(dtype)[0]
             paired = _check_magic(head, fields, version, file)
             return NiftiHeader(fields, order == "<", version, paired, file)
-    what = "the file is truncated inside its header" if len(head) < NIFTI1.itemsize else "this is not a NIfTI file"
+    what = (
+        "the file is truncated inside its header"
+        if len(head) < NIFTI1.itemsize
+        else "this is not a NIfTI file"
+    )
     raise DataError(what, file=file, remedy="check what the file is; its name promises NIfTI")
 
 
@@ -95,7 +103,8 @@ def _check_magic(head: bytes, fields: np.void, version: int, file: Path) -> bool
     if magic not in (single, pair):
         raise DataError(
             f"wrong magic number {magic!r}: this is not NIfTI (an Analyze file does not say where left is)",
-            file=file, remedy="convert it to NIfTI with the tool that made it",
+            file=file,
+            remedy="convert it to NIfTI with the tool that made it",
         )
     is_header_file = file.suffix.lower() == ".hdr"
     if (magic == pair) != is_header_file:
@@ -126,7 +135,8 @@ def vector_layout_of(header: NiftiHeader, *, max_voxels: int) -> Layout:
     sides = header.sides
     if sides[3:] not in ((1, 3), (3,)) or int(header.fields["datatype"]) not in DATATYPES:
         raise DataError(
-            f"expected a displacement field (x, y, z, 1, 3), got {' x '.join(map(str, sides))}", file=header.file
+            f"expected a displacement field (x, y, z, 1, 3), got {' x '.join(map(str, sides))}",
+            file=header.file,
         )
     check_sides(sides, limits=replace(ANYTHING, max_voxels=max_voxels), file=header.file)
     slope, inter, _ = _scaling(header.fields)
@@ -140,7 +150,8 @@ def _check_content(header: NiftiHeader, sides: tuple[int, ...]) -> None:
     code, intent = int(header.fields["datatype"]), int(header.fields["intent_code"])
     if code in _REFUSED:
         raise DataError(
-            f"the voxels are {_REFUSED[code]}, expected one real number each", file=header.file,
+            f"the voxels are {_REFUSED[code]}, expected one real number each",
+            file=header.file,
             remedy="convert it to a scalar image first",
         )
     if code not in DATATYPES:
@@ -149,12 +160,15 @@ def _check_content(header: NiftiHeader, sides: tuple[int, ...]) -> None:
     if several and (max(sides[4:], default=1) > 1 or intent in _VECTOR_INTENTS):
         raise DataError(
             f"the image holds vectors or is {len(sides)}-D ({' x '.join(map(str, sides))}), expected one 3-D volume",
-            file=header.file, remedy="extract one scalar volume first",
+            file=header.file,
+            remedy="extract one scalar volume first",
         )
 
 
 def _dtype(header: NiftiHeader) -> tuple[np.dtype[np.generic], tuple[str, ...]]:
-    dtype = np.dtype(DATATYPES[int(header.fields["datatype"])]).newbyteorder("<" if header.little_endian else ">")
+    dtype = np.dtype(DATATYPES[int(header.fields["datatype"])]).newbyteorder(
+        "<" if header.little_endian else ">"
+    )
     bits = int(header.fields["bitpix"])
     if bits == dtype.itemsize * 8:
         return dtype, ()
@@ -175,7 +189,9 @@ def _offset(header: NiftiHeader) -> tuple[int, tuple[str, ...]]:
         return least, (f"vox_offset is 0: the voxels were read from byte {least} on, as the standard has it",)
     if not (math.isfinite(value) and value == int(value) and least <= value <= _MAX_OFFSET):
         raise DataError(
-            f"vox_offset {value:g} cannot be where the voxels start", file=header.file, remedy="get the file again"
+            f"vox_offset {value:g} cannot be where the voxels start",
+            file=header.file,
+            remedy="get the file again",
         )
     return int(value), ()
 
@@ -193,7 +209,8 @@ def voxel_to_lps(header: NiftiHeader, *, xform: Xform) -> tuple[NDArray[np.float
     unset = codes[0] <= 0 and codes[1] <= 0
     if unset and spacing_notes:
         raise DataError(
-            "the voxel size is negative and there is no world frame: left and right are unsure", file=header.file,
+            "the voxel size is negative and there is no world frame: left and right are unsure",
+            file=header.file,
             remedy="set the qform or sform of the file",
         )
     if unset and xform == "auto":
@@ -212,12 +229,15 @@ def _spacing(header: NiftiHeader) -> tuple[NDArray[np.float64], tuple[str, ...]]
     pixdim = np.array(header.fields["pixdim"][1:4], np.float64)
     if not np.isfinite(pixdim).all() or (pixdim == 0).any():
         raise DataError(
-            f"the voxel spacing is zero or not a number: {pixdim.tolist()}", file=header.file,
+            f"the voxel spacing is zero or not a number: {pixdim.tolist()}",
+            file=header.file,
             remedy="repair the header",
         )
     if (pixdim > 0).all():
         return pixdim, ()
-    return np.abs(pixdim), (f"negative voxel size {pixdim.tolist()}: the absolute values were used, nothing flipped",)
+    return np.abs(pixdim), (
+        f"negative voxel size {pixdim.tolist()}: the absolute values were used, nothing flipped",
+    )
 
 
 def _unit(fields: np.void) -> tuple[float, tuple[str, ...]]:
@@ -225,7 +245,9 @@ def _unit(fields: np.void) -> tuple[float, tuple[str, ...]]:
     scale = _UNITS.get(code)
     if scale is None:
         return 1.0, ("the unit of the voxel size is not given: millimetres assumed",)
-    return scale, ((f"the voxel size is in {_UNIT_NAMES[code]} and was converted to mm",) if code != 2 else ())
+    return scale, (
+        (f"the voxel size is in {_UNIT_NAMES[code]} and was converted to mm",) if code != 2 else ()
+    )
 
 
 def _chosen_matrix(
@@ -233,7 +255,9 @@ def _chosen_matrix(
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     codes = {"qform": int(header.fields["qform_code"]), "sform": int(header.fields["sform_code"])}
     if xform != "auto" and codes[xform] <= 0:
-        raise DataError(f"the file has no {xform} (its code is 0)", file=header.file, remedy="choose --xform auto")
+        raise DataError(
+            f"the file has no {xform} (its code is 0)", file=header.file, remedy="choose --xform auto"
+        )
     name: str = xform
     if xform == "auto":
         name = "sform" if codes["qform"] <= 0 or codes["sform"] == 1 else "qform"
@@ -247,7 +271,8 @@ def _chosen_matrix(
     how = "by handedness" if mirrored else f"by up to {gap:.4g} mm"
     if xform == "auto" and (mirrored or not gap <= _XFORM_LIMIT_MM):
         raise DataError(
-            f"sform and qform differ {how}: the file says two things about where the head is", file=header.file,
+            f"sform and qform differ {how}: the file says two things about where the head is",
+            file=header.file,
             remedy="choose with --xform sform or --xform qform",
         )
     return matrix, (f"sform and qform differ {how}: the {name} was used",)
@@ -257,7 +282,9 @@ def _stretch_note(matrix: NDArray[np.float64], spacing: NDArray[np.float64]) -> 
     columns = np.linalg.norm(matrix[:3, :3], axis=0)
     if np.allclose(columns, spacing, rtol=1e-3):
         return ()
-    return (f"the voxel size {spacing.tolist()} differs from the sform's {columns.tolist()}: the sform was used",)
+    return (
+        f"the voxel size {spacing.tolist()} differs from the sform's {columns.tolist()}: the sform was used",
+    )
 
 
 def _difference(
@@ -301,46 +328,7 @@ def _qform(header: NiftiHeader, spacing: NDArray[np.float64]) -> NDArray[np.floa
 
 def _finite(matrix: NDArray[np.float64], name: str, header: NiftiHeader) -> NDArray[np.float64]:
     if not np.isfinite(matrix).all():
-        raise DataError(f"the {name} holds NaN or infinite numbers", file=header.file, remedy="repair the header")
+        raise DataError(
+            f"the {name} holds NaN or infinite numbers", file=header.file, remedy="repair the header"
+        )
     return matrix
-
-
-def build(
-    size: tuple[int, ...], dtype: np.dtype[np.generic], matrix: NDArray[np.float64], *, descrip: str, intent: int = 0
-) -> bytes:
-    """The 352 bytes before the voxels of a new little-endian NIfTI-1 file: nothing in them comes from an input.
-
-    size: all sides; matrix: (4, 4) voxel index -> LPS mm. Both forms are written with code 1 and say the same.
-    """
-    ras = RAS_TO_LPS @ matrix
-    spacing = np.linalg.norm(ras[:3, :3], axis=0)
-    axes = nearest_rotation(ras[:3, :3] / spacing)
-    qfac = -1.0 if np.linalg.det(axes) < 0 else 1.0
-    fields = np.zeros((), NIFTI1.newbyteorder("<"))
-    fields["sizeof_hdr"], fields["regular"], fields["magic"] = 348, b"r", b"n+1"
-    fields["dim"] = [len(size), *size, *(1,) * (7 - len(size))]
-    fields["pixdim"] = [qfac, *spacing, 1.0, 1.0, 1.0, 1.0]
-    fields["datatype"], fields["bitpix"] = CODES[dtype.newbyteorder("=")], dtype.itemsize * 8
-    fields["vox_offset"], fields["scl_slope"], fields["xyzt_units"] = 352.0, 1.0, 2
-    fields["descrip"], fields["intent_code"] = descrip.encode("ascii", "replace")[:79], intent
-    fields["qform_code"] = fields["sform_code"] = 1
-    for name, value in zip("bcd", _quaternion(axes * (1.0, 1.0, qfac)), strict=True):
-        fields[f"quatern_{name}"] = value
-    for row, name in enumerate("xyz"):
-        fields[f"qoffset_{name}"] = ras[row, 3]
-        fields[f"srow_{name}"] = ras[row]
-    return fields.tobytes() + b"\0\0\0\0"
-
-
-def _quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(b, c, d) of the unit quaternion (a, b, c, d), a >= 0, of a proper rotation (3, 3)."""
-    # The eigenvector of the largest eigenvalue of a symmetric 4 x 4 matrix: stable at half turns (Bar-Itzhack 2000).
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
-    k = np.array(
-        [[xx + yy + zz, zy - yz, xz - zx, yx - xy],
-         [zy - yz, xx - yy - zz, xy + yx, xz + zx],
-         [xz - zx, xy + yx, yy - xx - zz, yz + zy],
-         [yx - xy, xz + zx, yz + zy, zz - xx - yy]]
-    )  # fmt: skip
-    vector = np.linalg.eigh(k)[1][:, -1]
-    return np.asarray(vector[1:] * (-1.0 if vector[0] < 0 else 1.0))

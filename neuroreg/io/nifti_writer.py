@@ -11,7 +11,7 @@ from neuroreg import __version__
 from neuroreg.errors import WriteError
 from neuroreg.io import nifti_header
 from neuroreg.io.files import atomic_write, suffix_of
-from neuroreg.io.layout import geometry_of
+from neuroreg.io.layout import geometry_of, nearest_rotation
 from neuroreg.io.stream import GZIP, ByteStream
 from neuroreg.volume import Geometry
 
@@ -35,11 +35,13 @@ def write_nifti(
     """
     size = geometry.size if voxels.ndim == 3 else (*geometry.size, 1, voxels.shape[0])
     if max(size) > _MAX_SIDE:
-        raise WriteError(f"a side of {max(size)} voxels does not fit into NIfTI-1", file=path, remedy="use .nrrd")
+        raise WriteError(
+            f"a side of {max(size)} voxels does not fit into NIfTI-1", file=path, remedy="use .nrrd"
+        )
     dtype = voxels.dtype.newbyteorder("<")
     descrip = f"neuroreg {__version__} {description}".strip()
     matrix = geometry.voxel_to_world.numpy()
-    header = nifti_header.build(size, dtype, matrix, descrip=descrip, intent=intent)
+    header = _header(size, dtype, matrix, descrip=descrip, intent=intent)
     content = _Content(header, np.ascontiguousarray(voxels, dtype))
     packed = suffix_of(path) == ".nii.gz"
 
@@ -51,7 +53,9 @@ def write_nifti(
             if compressor:
                 stream.write(compressor.flush())
 
-    atomic_write(path, write, verify=lambda temporary: content.verify(temporary, geometry), overwrite=overwrite)
+    atomic_write(
+        path, write, verify=lambda temporary: content.verify(temporary, geometry), overwrite=overwrite
+    )
 
 
 class _Content:
@@ -59,7 +63,7 @@ class _Content:
 
     def __init__(self, header: bytes, voxels: NDArray[np.generic]) -> None:
         self.header = header
-        self._bytes = memoryview(voxels.reshape(-1).view(np.uint8))
+        self._bytes = voxels.reshape(-1).view(np.uint8).data
         self.length = len(header) + len(self._bytes)
 
     def chunks(self) -> Iterator[bytes | memoryview]:
@@ -91,3 +95,49 @@ class _Content:
         back, _ = geometry_of(matrix, geometry.size, file=temporary)
         if not back.same_grid(geometry):
             raise WriteError("the grid does not survive writing: its numbers are too large", file=temporary)
+
+
+def _header(
+    size: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    matrix: NDArray[np.float64],
+    *,
+    descrip: str,
+    intent: int = 0,
+) -> bytes:
+    """The 352 bytes before the voxels of a new little-endian NIfTI-1 file: nothing in them comes from an input.
+
+    size: all sides; matrix: (4, 4) voxel index -> LPS mm. Both forms are written with code 1 and say the same.
+    """
+    ras = nifti_header.RAS_TO_LPS @ matrix
+    spacing = np.linalg.norm(ras[:3, :3], axis=0)
+    axes = nearest_rotation(ras[:3, :3] / spacing)
+    qfac = -1.0 if np.linalg.det(axes) < 0 else 1.0
+    fields = np.zeros((), nifti_header.NIFTI1.newbyteorder("<"))
+    fields["sizeof_hdr"], fields["regular"], fields["magic"] = 348, b"r", b"n+1"
+    fields["dim"] = [len(size), *size, *(1,) * (7 - len(size))]
+    fields["pixdim"] = [qfac, *spacing, 1.0, 1.0, 1.0, 1.0]
+    fields["datatype"], fields["bitpix"] = nifti_header.CODES[dtype.newbyteorder("=")], dtype.itemsize * 8
+    fields["vox_offset"], fields["scl_slope"], fields["xyzt_units"] = 352.0, 1.0, 2
+    fields["descrip"], fields["intent_code"] = descrip.encode("ascii", "replace")[:79], intent
+    fields["qform_code"] = fields["sform_code"] = 1
+    for name, value in zip("bcd", _quaternion(axes * (1.0, 1.0, qfac)), strict=True):
+        fields[f"quatern_{name}"] = value
+    for row, name in enumerate("xyz"):
+        fields[f"qoffset_{name}"] = ras[row, 3]
+        fields[f"srow_{name}"] = ras[row]
+    return fields.tobytes() + b"\0\0\0\0"
+
+
+def _quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(b, c, d) of the unit quaternion (a, b, c, d), a >= 0, of a proper rotation (3, 3)."""
+    # The eigenvector of the largest eigenvalue of a symmetric 4 x 4 matrix: stable at half turns (Bar-Itzhack 2000).
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    k = np.array(
+        [[xx + yy + zz, zy - yz, xz - zx, yx - xy],
+         [zy - yz, xx - yy - zz, xy + yx, xz + zx],
+         [xz - zx, xy + yx, yy - xx - zz, yz + zy],
+         [yx - xy, xz + zx, yz + zy, zz - xx - yy]]
+    )  # fmt: skip
+    vector = np.linalg.eigh(k)[1][:, -1]
+    return np.asarray(vector[1:] * (-1.0 if vector[0] < 0 else 1.0))

@@ -29,7 +29,7 @@ class ByteStream:
         self.path = path
         self._digest = digest or hashlib.sha256()
         self._pending = b""
-        self._inflater: "zlib._Decompress | None" = None
+        self._inflater: zlib._Decompress | None = None
         self._container = 0
         try:
             self._file = path.open("rb")
@@ -84,7 +84,7 @@ class ByteStream:
         """The next ``count`` bytes (count,) uint8. Raises DataError when the file ends before."""
         self._check_plausible(count)
         array = np.empty(count, np.uint8)
-        got = self._fill(memoryview(array))
+        got = self._fill(array.data)
         if got < count:
             raise self._truncated(count, got)
         return array
@@ -118,7 +118,8 @@ class ByteStream:
                 raise self._overlong()
         if any(extra) or any(after):
             raise DataError(
-                "there are bytes after the end of the image", file=self.path,
+                "there are bytes after the end of the image",
+                file=self.path,
                 remedy="the file is damaged or two files were joined: get it again",
             )
         count = len(extra) + len(after)
@@ -155,15 +156,20 @@ class ByteStream:
                 block = self._inflater.decompress(self._pending, min(limit, _CHUNK))
             except zlib.error as error:
                 raise DataError(
-                    f"the compressed data is damaged ({str(error).rpartition(': ')[2]})", file=self.path,
+                    f"the compressed data is damaged ({str(error).rpartition(': ')[2]})",
+                    file=self.path,
                     remedy="get the file again from its source",
                 ) from error
-            self._pending = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
+            self._pending = (
+                self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
+            )
             if block:
                 return block
             if not more and not self._inflater.eof:
                 raise DataError(
-                    "the compressed data is cut off", file=self.path, remedy="get the file again from its source"
+                    "the compressed data is cut off",
+                    file=self.path,
+                    remedy="get the file again from its source",
                 )
 
     def _next_member(self) -> bool:
@@ -188,12 +194,14 @@ class ByteStream:
     def _truncated(self, declared: int, got: int | None) -> DataError:
         found = f"it holds {self.bytes_on_disk} bytes" if got is None else f"only {got} are there"
         return DataError(
-            f"the file is truncated: its header declares {declared} bytes of voxels, {found}", file=self.path,
+            f"the file is truncated: its header declares {declared} bytes of voxels, {found}",
+            file=self.path,
             remedy="get the file again from its source",
         )
 
     def _overlong(self) -> DataError:
         return DataError(
-            "the file goes on beyond the size its header declares", file=self.path,
+            "the file goes on beyond the size its header declares",
+            file=self.path,
             remedy="the header and the data do not belong together: get the file again",
         )

@@ -51,9 +51,13 @@ def read_csv(path: Path | str) -> list[dict[str, str]]:
         raise DataError("the table is empty", file=path)
     delimiter = max((",", ";", "\t"), key=lines[0].count)
     try:
-        rows = [row for row in csv.reader(lines, delimiter=delimiter, strict=True) if any(c.strip() for c in row)]
+        rows = [
+            row for row in csv.reader(lines, delimiter=delimiter, strict=True) if any(c.strip() for c in row)
+        ]
     except csv.Error as error:
-        raise DataError(f"the table cannot be read ({error})", file=path, remedy="check its quotes") from error
+        raise DataError(
+            f"the table cannot be read ({error})", file=path, remedy="check its quotes"
+        ) from error
     return _as_mappings(rows, path)
 
 
@@ -79,7 +83,8 @@ def read_label_names(path: Path | str) -> dict[int, str]:
     names = next((columns[name] for name in _NAME_COLUMNS if name in columns and columns[name] != ids), None)
     if ids is None or names is None:
         raise DataError(
-            f"expected a column of label ids and one of names, got {', '.join(columns.values())}", file=path,
+            f"expected a column of label ids and one of names, got {', '.join(columns.values())}",
+            file=path,
             remedy="name them id and name",
         )
     found: dict[int, str] = {}

@@ -36,7 +36,15 @@ _SPACES = {
     "right-anterior-superior": (-1.0, -1.0, 1.0), "ras": (-1.0, -1.0, 1.0),
     "left-anterior-superior": (1.0, -1.0, 1.0), "las": (1.0, -1.0, 1.0),
 }  # fmt: skip
-_UNITS = {"mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "micron": 0.001}
+_UNITS = {
+    "mm": 1.0,
+    "millimeter": 1.0,
+    "millimetre": 1.0,
+    "cm": 10.0,
+    "m": 1000.0,
+    "um": 0.001,
+    "micron": 0.001,
+}
 _MAX_LINES = 4096
 _NO_FRAME = "no world frame: axes taken as they are stored"
 
@@ -88,12 +96,17 @@ def metaimage_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -
     frames = sides[3] if dims == 4 else 1
     chosen, notes = choose_frame(frames, frame, dims=dims, file=stream.path)
     if fields.text("BinaryData", default="True").lower() != "true":
-        raise DataError("the voxels are stored as text", file=stream.path, remedy="convert the file to binary")
+        raise DataError(
+            "the voxels are stored as text", file=stream.path, remedy="convert the file to binary"
+        )
     big = fields.text("BinaryDataByteOrderMSB", "ElementByteOrderMSB", default="False").lower() == "true"
     packed = fields.text("CompressedData", default="False").lower() == "true"
     detached, offset, at_end = _metaimage_data(fields)
     matrix = _metaimage_matrix(fields, dims)
-    if not {"Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation"} & fields.pairs.keys():
+    if (
+        not {"Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation"}
+        & fields.pairs.keys()
+    ):
         notes += (_NO_FRAME,)
     x, y, z = sides[:3]
     return Layout(
@@ -153,7 +166,9 @@ def nrrd_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -> Lay
     chosen, notes = choose_frame(count, frame, dims=dims, file=stream.path)
     encoding = fields.text("encoding").lower()
     if encoding not in ("raw", "gzip", "gz"):
-        raise DataError(f"the NRRD encoding {encoding!r} is not read", file=stream.path, remedy="use raw or gzip")
+        raise DataError(
+            f"the NRRD encoding {encoding!r} is not read", file=stream.path, remedy="use raw or gzip"
+        )
     matrix, matrix_notes = _nrrd_matrix(fields, dims, spatial)
     detached, offset = _nrrd_data(fields)
     x, y, z = (sides[axis] for axis in spatial)
@@ -223,7 +238,9 @@ def _vectors_of(fields: _Fields, name: str, count: int) -> list[NDArray[np.float
     return vectors
 
 
-def _nrrd_matrix(fields: _Fields, dims: int, spatial: list[int]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+def _nrrd_matrix(
+    fields: _Fields, dims: int, spatial: list[int]
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     if "space directions" not in fields.pairs:
         spacing = fields.numbers("spacings", count=dims)[spatial]
         return _assemble(np.diag(_positive(spacing, fields)), np.zeros(3)), (_NO_FRAME,)
@@ -246,7 +263,9 @@ def _type(fields: _Fields, name: str, known: Mapping[str, str], *, big: bool) ->
     if "ARRAY" in text or text == "block":
         raise _vectors(fields.file)
     if text not in known:
-        raise DataError(f"the voxel type {text[:40]!r} is not read", file=fields.file, remedy="convert the file")
+        raise DataError(
+            f"the voxel type {text[:40]!r} is not read", file=fields.file, remedy="convert the file"
+        )
     return np.dtype(known[text]).newbyteorder(">" if big else "<")
 
 
@@ -256,16 +275,22 @@ def _detached(header: Path, name: str) -> Path:
         raise DataError("the voxels are spread over several files", file=header, remedy="convert to one file")
     path = Path(name)
     if path.is_absolute() or ".." in path.parts:
-        raise DataError("the header points to a file outside its folder", file=header, remedy="put both together")
+        raise DataError(
+            "the header points to a file outside its folder", file=header, remedy="put both together"
+        )
     path = header.parent / path
     if not path.is_file():
-        raise DataError(f"the data file {path.name} is missing", file=header, remedy="put it beside the header")
+        raise DataError(
+            f"the data file {path.name} is missing", file=header, remedy="put it beside the header"
+        )
     return path
 
 
 def _positive(spacing: NDArray[np.float64], fields: _Fields) -> NDArray[np.float64]:
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        raise DataError(f"the voxel spacing is {spacing.tolist()}", file=fields.file, remedy="repair the header")
+        raise DataError(
+            f"the voxel spacing is {spacing.tolist()}", file=fields.file, remedy="repair the header"
+        )
     return spacing
 
 
@@ -276,4 +301,6 @@ def _assemble(columns: NDArray[np.float64], origin: NDArray[np.float64]) -> NDAr
 
 
 def _vectors(file: Path) -> DataError:
-    return DataError("the image holds vectors or colours", file=file, remedy="extract one scalar volume first")
+    return DataError(
+        "the image holds vectors or colours", file=file, remedy="extract one scalar volume first"
+    )

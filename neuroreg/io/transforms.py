@@ -37,7 +37,9 @@ def read_transform(path: Path | str) -> Transform:
     suffix = suffix_of(path)
     if suffix not in READ_SUFFIXES:
         raise UsageError(
-            f"the file type {suffix or '(none)'} is no transform", file=path, remedy=f"use {', '.join(READ_SUFFIXES)}"
+            f"the file type {suffix or '(none)'} is no transform",
+            file=path,
+            remedy=f"use {', '.join(READ_SUFFIXES)}",
         )
     if suffix in FIELD_SUFFIXES:
         return read_field(path)
@@ -59,12 +61,16 @@ def _parts(transform: sitk.Transform, path: Path) -> tuple[Transform, ...]:
     if isinstance(transform, sitk.CompositeTransform):
         count = transform.GetNumberOfTransforms()
         nested = [_parts(transform.GetNthTransform(n), path) for n in reversed(range(count))]
-        return tuple(part for parts in nested for part in parts) or (Affine(torch.eye(4, dtype=torch.float64)),)
+        return tuple(part for parts in nested for part in parts) or (
+            Affine(torch.eye(4, dtype=torch.float64)),
+        )
     if isinstance(transform, sitk.DisplacementFieldTransform):
         return (_field(transform.GetDisplacementField(), path),)
     if transform.IsLinear():
         return (Affine(_matrix(transform, path)),)
-    raise DataError(f"{transform.GetName()} is not read", file=path, remedy="convert it to a displacement field first")
+    raise DataError(
+        f"{transform.GetName()} is not read", file=path, remedy="convert it to a displacement field first"
+    )
 
 
 def _matrix(transform: sitk.Transform, path: Path) -> torch.Tensor:
@@ -72,7 +78,10 @@ def _matrix(transform: sitk.Transform, path: Path) -> torch.Tensor:
     matrix = np.eye(4)
     if hasattr(transform, "GetMatrix") and hasattr(transform, "GetCenter"):
         linear, centre = np.array(transform.GetMatrix()).reshape(3, 3), np.array(transform.GetCenter())
-        matrix[:3, :3], matrix[:3, 3] = linear, np.array(transform.GetTranslation()) + centre - linear @ centre
+        matrix[:3, :3], matrix[:3, 3] = (
+            linear,
+            np.array(transform.GetTranslation()) + centre - linear @ centre,
+        )
     else:  # translations, scalings and generic linear maps: what they do to the origin and the axes says all
         offset = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
         matrix[:3, 3] = offset
@@ -123,7 +132,9 @@ def read_field(path: Path | str, *, assume: Literal["lps", "ras"] | None = None)
     return DisplacementField(data, geometry)
 
 
-def _vector_frame(header: nifti_header.NiftiHeader, assume: Literal["lps", "ras"] | None) -> Literal["lps", "ras"]:
+def _vector_frame(
+    header: nifti_header.NiftiHeader, assume: Literal["lps", "ras"] | None
+) -> Literal["lps", "ras"]:
     intent = int(header.fields["intent_code"])
     if len(header.sides) == 5 and intent == INTENT_VECTOR:
         return "lps"
@@ -132,7 +143,9 @@ def _vector_frame(header: nifti_header.NiftiHeader, assume: Literal["lps", "ras"
     if assume is None:
         raise DataError(
             f"the vectors of a {len(header.sides)}-D file with intent {intent} may be LPS or RAS: the header does not "
-            "say", file=header.file, remedy="convert it, telling which (neuroreg convert --vectors lps|ras)",
+            "say",
+            file=header.file,
+            remedy="convert it, telling which (neuroreg convert --vectors lps|ras)",
         )
     return assume
 
@@ -190,7 +203,9 @@ def flatten(transform: Transform) -> tuple[Affine | DisplacementField, ...]:
         return (transform,)
     if isinstance(transform, Chain) and transform.parts:
         return tuple(leaf for part in transform.parts for leaf in flatten(part))
-    raise UsageError(f"{type(transform).__name__} cannot be written", remedy="write it as a displacement field")
+    raise UsageError(
+        f"{type(transform).__name__} cannot be written", remedy="write it as a displacement field"
+    )
 
 
 def _collapsed(parts: tuple[Affine | DisplacementField, ...]) -> Affine | None:
@@ -218,7 +233,9 @@ def _itk_field(field: DisplacementField) -> sitk.DisplacementFieldTransform:
     return sitk.DisplacementFieldTransform(image)
 
 
-def _equal(back: tuple[Affine | DisplacementField, ...], meant: tuple[Affine | DisplacementField, ...]) -> bool:
+def _equal(
+    back: tuple[Affine | DisplacementField, ...], meant: tuple[Affine | DisplacementField, ...]
+) -> bool:
     if len(back) != len(meant):
         return False
     for one, two in zip(back, meant, strict=True):
