@@ -1,0 +1,256 @@
+"""Pictures of one registration as small data URIs: slices in radiological view, overlays, the Jacobian.
+
+Every slice is read on a grid along the LPS world axes, so that left is left whatever the file's axes are.
+Shown as a radiologist sees them: the patient's right on the left of axial and coronal views, anterior on top of
+axial and on the left of sagittal views, superior on top of the other two.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from neuroreg import field
+from neuroreg.errors import DataError
+from neuroreg.preprocess import brain, conform, intensity
+from neuroreg.transforms import world_to_index
+from neuroreg.volume import Geometry, Volume
+
+Pixels = NDArray[np.uint8]
+Plane = NDArray[np.float32]
+
+_LONGEST_PIXELS = 300  # of the longest side of the shown box
+_MARGIN_MM = 6.0
+_SAGITTAL = 0.42  # a little right of the middle: the exact middle shows the cleft between the hemispheres
+CHECKER_MM = 20.0
+_DOUBLINGS = (0.5, 3.0)  # least and largest range of the Jacobian's colours, in doublings of volume
+
+FIXED_EDGE = (255, 214, 10)
+FOLD = (0, 200, 60)
+
+
+@dataclass(frozen=True)
+class View:
+    """One anatomical orientation: which world axes run along the columns and rows, and how rows are ordered."""
+
+    name: str
+    across: int
+    """world axis (x 0, y 1, z 2) normal to the plane"""
+    upwards: bool
+    """rows are turned over, because the world axis along them rises towards the top of the picture"""
+    letters: tuple[str, str, str, str]
+    """left, right, top, bottom of the picture"""
+
+
+VIEWS = (
+    View("Axial", 2, upwards=False, letters=("R", "L", "A", "P")),
+    View("Coronal", 1, upwards=True, letters=("R", "L", "S", "I")),
+    View("Sagittal", 0, upwards=True, letters=("A", "P", "S", "I")),
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture: its data URI, where its plane lies ("S 12 mm"), its letters and its size in pixels."""
+
+    uri: str
+    view: str
+    place: str
+    letters: tuple[str, str, str, str]
+    width: int
+    height: int
+
+
+Strip = tuple[Panel, ...]
+"""The same content in the three orientations."""
+
+
+def display_grid(front: Tensor, geometry: Geometry) -> Geometry:
+    """The isotropic grid along the LPS world axes on which slices are shown: the box of ``front`` (1, Z, Y, X) bool."""
+    corners = front[0].nonzero().flip(1).to(torch.float32)
+    matrix = geometry.voxel_to_world.to(torch.float32)
+    world = corners @ matrix[:3, :3].T
+    longest = float((world.amax(dim=0) - world.amin(dim=0)).max()) + 2 * _MARGIN_MM
+    return conform.network_grid(front, geometry, longest / _LONGEST_PIXELS, 1, _MARGIN_MM, aligned_with=geometry)
+
+
+def foreground(volume: Volume) -> Tensor:
+    """(1, Z, Y, X) bool: the brain or head of channel 0, or everything when nothing stands out."""
+    data = torch.nan_to_num(volume.data[:1].to(torch.float32), posinf=0.0, neginf=0.0)
+    try:
+        return brain.foreground(Volume(data, volume.geometry))
+    except DataError:
+        return torch.ones_like(data, dtype=torch.bool)
+
+
+def centre(grid: Geometry) -> tuple[float, float, float]:
+    """LPS mm of the point through which the slices of a grid are laid by default."""
+    x, y, z = (grid.origin[k] + grid.spacing[k] * (grid.size[k] - 1) / 2 for k in range(3))
+    width = grid.spacing[0] * (grid.size[0] - 1)
+    return (x + (_SAGITTAL - 0.5) * width, y, z)
+
+
+def slices(volume: Volume, grid: Geometry, point: tuple[float, float, float], *, fill: float = 0.0) -> list[Plane]:
+    """Channel 0 of ``volume`` in the planes of VIEWS through ``point`` (LPS mm), rows and columns as shown."""
+    data = volume.data[None, :1] if volume.is_label else volume.data[None, :1].to(torch.float32)
+    planes = []
+    for view in VIEWS:
+        size, origin = list(grid.size), list(grid.origin)
+        size[view.across], origin[view.across] = 1, point[view.across]
+        plane = Geometry((size[0], size[1], size[2]), grid.spacing, (origin[0], origin[1], origin[2]))
+        index = world_to_index(plane.points(), volume.geometry).to(torch.float32)
+        read = field.sample(data, index, mode="nearest" if volume.is_label else "linear", fill=fill)
+        pixels = read[0, 0].squeeze(2 - view.across).to(torch.float32)
+        planes.append((pixels.flip(0) if view.upwards else pixels).numpy())
+    return planes
+
+
+@dataclass(frozen=True)
+class Window:
+    """The intensities shown as black and white."""
+
+    low: float
+    high: float
+
+    def apply(self, plane: Plane) -> Plane:
+        """Intensities as 0..1."""
+        return np.clip((np.nan_to_num(plane) - self.low) / (self.high - self.low), 0.0, 1.0).astype(np.float32)
+
+
+def window_of(volume: Volume) -> Window:
+    """From the background (or the darkest 1 % of the head) to the 99.5th percentile of the head."""
+    data = torch.nan_to_num(volume.data[:1].to(torch.float32), posinf=0.0, neginf=0.0)
+    values = data[foreground(volume)]
+    values = values[:: max(1, values.numel() // 200_000)]
+    low = min(brain.background_value(data), intensity.percentile(values, 1.0))
+    high = intensity.percentile(values, 99.5)
+    return Window(low, high if high > low else low + 1.0)
+
+
+def strip(pictures: list[Pixels], point: tuple[float, float, float]) -> Strip:
+    """The three pictures of VIEWS, (rows, columns, 3) uint8 each, as panels."""
+    return tuple(
+        Panel(png(picture), view.name, place(view.across, point), view.letters, picture.shape[1], picture.shape[0])
+        for view, picture in zip(VIEWS, pictures, strict=True)
+    )
+
+
+def place(across: int, point: tuple[float, float, float]) -> str:
+    """Where a plane lies, in words a reader knows: "R 12.0 mm" is 12 mm to the right of the world's origin."""
+    value = round(point[across], 1)
+    letter = (("R", "L"), ("A", "P"), ("I", "S"))[across][value >= 0]
+    return f"{letter} {abs(value):.1f} mm"
+
+
+def grey(plane: Plane) -> Pixels:
+    """0..1 as grey pixels (rows, columns, 3)."""
+    return np.repeat((plane * 255 + 0.5).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def edges(of: Plane, on: Plane) -> Pixels:
+    """The outlines of one slice, 0..1, drawn in yellow on another: two levels that part the tissues of most images."""
+    smooth = ndimage.gaussian_filter(of, 1.5)
+    front = smooth[smooth > 0.1]
+    pixels = grey(on)
+    if front.size == 0:
+        return pixels
+    for level in (0.15, float(np.percentile(front, 60))):
+        solid = smooth > level
+        pixels[solid & ~ndimage.binary_erosion(solid)] = FIXED_EDGE
+    return pixels
+
+
+def checkerboard(first: Plane, second: Plane, *, square: int) -> Pixels:
+    """Squares of ``square`` pixels taken in turn from two slices, 0..1."""
+    rows, columns = np.indices(first.shape)
+    odd = ((rows // square + columns // square) % 2).astype(bool)
+    return grey(np.where(odd, second, first))
+
+
+def difference(first: Plane, second: Plane) -> Pixels:
+    """second - first of two slices, 0..1: blue where the second is darker, white where equal, red where brighter."""
+    return coloured((second - first + 1.0) / 2.0)
+
+
+def coloured(plane: Plane) -> Pixels:
+    """0..1 in the diverging colours blue, white, red."""
+    return np.asarray(matplotlib.colormaps["RdBu_r"](plane, bytes=True))[..., :3].copy()
+
+
+def doublings(jacobian: Tensor, inside: Tensor) -> float:
+    """The range of the colours of a Jacobian map in doublings of volume: covers 99 % of the voxels inside."""
+    values = jacobian[inside & (jacobian > 0)]
+    if values.numel() == 0:
+        return _DOUBLINGS[0]
+    reach = math.ceil(2 * intensity.percentile(values.to(torch.float32).log2().abs(), 99.0)) / 2
+    return min(max(reach, _DOUBLINGS[0]), _DOUBLINGS[1])
+
+
+def jacobian_map(determinant: Plane, folded: Plane, inside: Plane, *, reach: float) -> Pixels:
+    """log2 of the determinant in colours, paler outside the mask; folds in green, unknown values in grey.
+
+    ``reach`` is the value of log2 at the ends of the colours.
+    """
+    known = np.isfinite(determinant)
+    value = np.log2(np.maximum(np.where(known, determinant, 1.0), 1e-6))
+    pixels = coloured(((np.clip(value / reach, -1, 1) + 1) / 2).astype(np.float32))
+    outside = inside == 0
+    pixels[outside] = (0.3 * pixels[outside] + 0.7 * 255).astype(np.uint8)
+    pixels[~known] = (160, 160, 160)
+    pixels[folded > 0] = FOLD
+    return pixels
+
+
+def colour_stops(reach: float) -> tuple[list[str], list[str]]:
+    """CSS colours of the Jacobian scale from left to right, and the determinants written below it."""
+    steps = np.linspace(0, 1, 9, dtype=np.float32)
+    stops = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in coloured(steps[None])[0].tolist()]
+    ticks = [f"{2.0 ** (reach * t):.2g}" for t in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    return stops, ticks
+
+
+def png(pixels: Pixels) -> str:
+    """Pixels (rows, columns, 3) as a data URI."""
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, pixels, format="png", metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+_PLAIN: Mapping[str, Any] = {
+    "text.parse_math": False,  # names come from files: a "$" in one is no formula
+    "svg.hashsalt": "neuroreg",  # the same picture is the same bytes
+    "font.size": 10,
+}
+
+
+def histogram(jacobian: Tensor, inside: Tensor) -> str:
+    """How often each determinant occurs inside the mask, on a logarithmic scale: an SVG data URI."""
+    values = jacobian[inside & torch.isfinite(jacobian)].to(torch.float64).numpy()
+    positive = values[values > 0]
+    with matplotlib.rc_context(dict(_PLAIN)):
+        figure = Figure(figsize=(6.4, 2.4), layout="constrained")
+        axes = figure.add_subplot()
+        bins = np.logspace(-3, 3, 97, base=2)
+        share = np.full(positive.size, 100.0 / max(values.size, 1))
+        axes.hist(np.clip(positive, bins[0], bins[-1]), bins=bins.tolist(), weights=share, color="#4c6a92")
+        axes.axvline(1.0, color="#222", linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        ticks = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xlabel("determinant (1: same volume)")
+        axes.set_ylabel("% of voxels")
+        axes.spines[["top", "right"]].set_visible(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
