@@ -23,7 +23,6 @@ from neuroreg.preprocess.conform import (
     conform,
     residual_to_world,
 )
-from neuroreg.refine import refine
 from neuroreg.transforms import Affine, Chain, DisplacementField, Transform, total_field
 
 COARSE_MM = 2.0
@@ -158,6 +157,8 @@ def _predict(method: Method, pair: Conformed, affine: Affine, device: torch.devi
 
 
 def _refine(prediction: Prediction, pair: Conformed, effort: str, device: torch.device) -> Prediction:
+    from neuroreg.refine import refine  # the engine, only when it is asked for
+
     fixed, moving = pair.fixed.to(device), pair.moving.to(device)
     if effort in REFINE_PRESETS:
         return refine(prediction, fixed, moving, preset=effort)
