@@ -1,0 +1,76 @@
+"""The state of a run on disk: exact resume after any kind of stop. Tensors in safetensors, numbers in JSON.
+
+Every random choice of step n comes from a generator seeded with (seed, n), so no random state is stored: weights,
+optimiser moments and a handful of numbers are the whole state. One file, replaced atomically.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from neuroreg.errors import DataError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_dice: float = -1.0
+    best_step: int = 0
+    start_similarity: float = 0.0
+    """mean similarity loss of the first steps; later means above it are divergence"""
+    recent_similarity: float = 0.0
+
+
+def save_state(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, recipe_hash: str
+) -> None:
+    """Write the state beside ``path``, then rename."""
+    tensors = {f"network.{name}": value.contiguous() for name, value in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    metadata = {"progress": json.dumps(asdict(progress)), "recipe": recipe_hash}
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, recipe_hash: str) -> Progress:
+    """Put a saved state back. Raises DataError when it belongs to another recipe."""
+    with safe_open(path, framework="pt") as stream:
+        metadata = stream.metadata()
+        if metadata.get("recipe") != recipe_hash:
+            raise DataError(
+                "the checkpoint belongs to another recipe", file=path, remedy="use another -o folder or --restart"
+            )
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
+    network.load_state_dict(_under("network.", tensors))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under("optimizer.", tensors).items():
+        index, _, key = name.partition(".")
+        moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def save_weights(path: Path, network: nn.Module, metadata: dict[str, str]) -> None:
+    """The network alone, in half precision (float tensors), for shipping."""
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,131 @@
+"""The packed training set in memory, pairs drawn from it, and their augmentation. Needs no image library."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from neuroreg import field
+from neuroreg.errors import DataError, NoInputError
+from neuroreg.methods.base import Batch
+from neuroreg.volume import Geometry
+
+_INTENSITY_STEP = 200.0
+
+
+class Augmentation(BaseModel):
+    """How a drawn pair is varied. Standard deviations unless said otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shared_affine: float = Field(0.06, ge=0, description="Entries of a random matrix applied to both images")
+    moving_affine: float = Field(0.03, ge=0, description="Entries of a second one applied to the moving image")
+    moving_shift: float = Field(0.02, ge=0, description="Shift of the moving image, in sides of the grid")
+    mirror: float = Field(0.5, ge=0, le=1, description="Probability of a left-right mirror of both, labels swapped")
+    gamma: float = Field(0.2, ge=0, description="Log of the intensity exponent, each image its own")
+    bias: float = Field(0.1, ge=0, description="Log of a smooth multiplicative field, each image its own")
+    noise: float = Field(0.01, ge=0, description="Additive noise inside the brain, each image its own")
+
+
+@dataclass(frozen=True)
+class PackedSet:
+    """Subjects on one grid."""
+
+    images: Tensor
+    """(N, D, H, W) uint8, 200 per unit of intensity"""
+    labels: Tensor
+    """(N, D, H, W) uint8"""
+    ids: tuple[str, ...]
+    geometry: Geometry
+    mirror: Tensor
+    """(256,) uint8: the label each label becomes in a left-right mirror"""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, row: int) -> Tensor:
+        """(1, 1, D, H, W) float32, 0..1.275."""
+        return self.images[row][None, None].float() / _INTENSITY_STEP
+
+    def label(self, row: int) -> Tensor:
+        """(1, 1, D, H, W) uint8."""
+        return self.labels[row][None, None]
+
+
+def load_pack(path: Path) -> PackedSet:
+    """Read a file written by ``prepare.pack``. Raises NoInputError, DataError."""
+    if not path.is_file():
+        raise NoInputError("no packed data set", file=path, remedy="make it with neuroreg train RECIPE --prepare DATA")
+    try:
+        with np.load(path, allow_pickle=False) as contents:
+            geometry = json.loads(str(contents["geometry"]))
+            return PackedSet(
+                images=torch.from_numpy(contents["images"]),
+                labels=torch.from_numpy(contents["labels"]),
+                ids=tuple(str(name) for name in contents["ids"]),
+                geometry=Geometry(**{key: tuple(value) for key, value in geometry.items()}),
+                mirror=torch.from_numpy(contents["mirror"]),
+            )
+    except (KeyError, ValueError, OSError) as error:
+        raise DataError("not a packed data set", file=path, remedy="make it again") from error
+
+
+def draw_pair(data: PackedSet, augmentation: Augmentation, generator: torch.Generator) -> Batch:
+    """A random ordered pair of two subjects, augmented; everything random comes from ``generator``."""
+    fixed_row, moving_row = torch.randperm(len(data), generator=generator)[:2].tolist()
+    images = [data.image(fixed_row), data.image(moving_row)]
+    labels = [data.label(fixed_row), data.label(moving_row)]
+    if torch.rand((), generator=generator) < augmentation.mirror:
+        images = [image.flip(4) for image in images]
+        labels = [data.mirror[label.flip(4).long()] for label in labels]
+    shape = tuple(images[0].shape[2:])
+    shared = _random_matrix(augmentation.shared_affine, generator)
+    own = shared @ _random_matrix(augmentation.moving_affine, generator)
+    shift = torch.randn(3, generator=generator) * augmentation.moving_shift * torch.tensor(shape)
+    indices = [_about_centre(shared, torch.zeros(3), shape), _about_centre(own, shift, shape)]
+    images = [field.sample(image, index, fill=0.0) for image, index in zip(images, indices, strict=True)]
+    labels = [field.sample(label, index, mode="nearest", fill=0) for label, index in zip(labels, indices, strict=True)]
+    images = [_vary(image, augmentation, generator) for image in images]
+    return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0, generator)
+
+
+def both_ways(batch: Batch) -> Batch:
+    """The pair and its swap as a batch of two: one step then learns both directions."""
+    return Batch(
+        fixed=torch.cat((batch.fixed, batch.moving)),
+        moving=torch.cat((batch.moving, batch.fixed)),
+        fixed_labels=_swap(batch.fixed_labels, batch.moving_labels),
+        moving_labels=_swap(batch.moving_labels, batch.fixed_labels),
+        fixed_mask=torch.cat((batch.fixed, batch.moving)) > 0,
+        generator=batch.generator,
+    )
+
+
+def _swap(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat((first, second))
+
+
+def _random_matrix(sd: float, generator: torch.Generator) -> Tensor:
+    return torch.eye(3) + sd * torch.randn(3, 3, generator=generator)
+
+
+def _about_centre(matrix: Tensor, shift: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The index grid i -> matrix (i - c) + c + shift, (1, 3, D, H, W)."""
+    centre = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
+    offset = centre + shift - matrix @ centre
+    affine = torch.cat((matrix, offset[:, None]), dim=1)[None]
+    return field.affine_index(affine, field.identity(shape))
+
+
+def _vary(image: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Random exponent, smooth bias field and noise, the background left at zero."""
+    exponent = torch.exp(augmentation.gamma * torch.randn((), generator=generator))
+    coarse = torch.randn(1, 1, 4, 4, 4, generator=generator) * augmentation.bias
+    bias = torch.nn.functional.interpolate(coarse, size=image.shape[2:], mode="trilinear", align_corners=True)
+    noise = augmentation.noise * torch.randn(image.shape, generator=generator)
+    varied = image.clamp_min(0).pow(exponent) * torch.exp(bias) + noise
+    return torch.where(image > 0, varied.clamp(0.001, 1.275), torch.zeros(()))

@@ -1,0 +1,59 @@
+"""A training recipe: everything that, with the data, decides a weight file."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from neuroreg.errors import DataError, NoInputError
+from neuroreg.training.data import Augmentation
+
+
+class Data(BaseModel):
+    """Which packed files the run reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: Path = Field(description="Packed training split (.npz), relative to the working directory")
+    val: Path = Field(description="Packed validation split")
+
+
+class Recipe(BaseModel):
+    """One training run. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the weights")
+    method: str = Field(description="Name of a trainable method")
+    config: dict[str, object] = Field(default_factory=dict, description="Options of the method in training")
+    data: Data
+    initial: str | None = Field(None, description="Weights to start from (name or file); none: from random")
+    seed: int = 0
+    steps: int = Field(gt=0, description="Optimiser steps")
+    learning_rate: float = Field(gt=0, description="Peak rate of the one-cycle schedule")
+    warmup: float = Field(0.05, gt=0, lt=1, description="Share of the steps in which the rate rises")
+    weight_decay: float = Field(1e-5, ge=0)
+    clip: float = Field(1.0, gt=0, description="Largest gradient norm")
+    symmetric: bool = Field(False, description="Learn from both directions of each pair in every step")
+    precision: Literal["bf16", "fp16", "float32"] = Field("bf16", description="Of the convolutions; losses are float32")
+    augmentation: Augmentation = Augmentation()
+    validate_every: int = Field(200, gt=0, description="Steps between validations")
+    val_pairs: int = Field(15, gt=0, description="Fixed validation pairs")
+    patience: int = Field(12, gt=0, description="Validations without a better Dice before stopping early")
+    checkpoint_minutes: float = Field(3.0, gt=0)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a YAML recipe. Raises NoInputError, DataError naming the option that is wrong."""
+    if not path.is_file():
+        raise NoInputError("no such recipe", file=path)
+    try:
+        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Recipe.model_validate(contents)
+    except yaml.YAMLError as error:
+        raise DataError("not a YAML file", file=path) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"option {option}: {first['msg']}", file=path) from error

@@ -1,0 +1,42 @@
+"""Overlap and folding on fixed validation pairs."""
+
+import torch
+from torch import Tensor
+
+from neuroreg import field
+from neuroreg.methods.base import TrainableMethod
+from neuroreg.training.data import PackedSet
+
+_FIRST_ROI = 2  # 0 is background, 1 unlabelled
+
+
+def validation_pairs(subjects: int, pairs: int) -> list[tuple[int, int]]:
+    """``pairs`` fixed ordered pairs that use every subject equally: i with i + 1, then i with i + 2, ..."""
+    ordered = [(i, (i + gap) % subjects) for gap in range(1, subjects) for i in range(subjects)]
+    return ordered[:pairs]
+
+
+@torch.no_grad()
+def validate(method: TrainableMethod, data: PackedSet, pairs: int, device: torch.device) -> tuple[float, float]:
+    """Mean Dice (mean over ROIs, then pairs; nearest-neighbour labels) and percent of det J <= 0 in the brain."""
+    method.network.eval()
+    scores, folds = [], []
+    for fixed_row, moving_row in validation_pairs(len(data), pairs):
+        fixed, moving = data.image(fixed_row).to(device), data.image(moving_row).to(device)
+        prediction = method.predict(fixed, moving)
+        u = prediction.at_level(0, tuple(fixed.shape[2:]))
+        moved = field.warp(data.label(moving_row).to(device), u, mode="nearest")
+        scores.append(mean_dice(data.label(fixed_row).to(device), moved))
+        determinant = field.jacobian_determinant(u)[:, None][fixed > 0]
+        folds.append(100 * float((determinant <= 0).float().mean()))
+    return sum(scores) / len(scores), sum(folds) / len(folds)
+
+
+def mean_dice(fixed: Tensor, moved: Tensor) -> float:
+    """Mean Dice over the ROI ids (>= 2) present in ``fixed``. Both uint8, same shape."""
+    counts_fixed = torch.bincount(fixed.flatten().long(), minlength=256).double()
+    counts_moved = torch.bincount(moved.flatten().long(), minlength=256).double()
+    both = torch.bincount(fixed[fixed == moved].long(), minlength=256).double()
+    ids = counts_fixed.nonzero().flatten()
+    ids = ids[ids >= _FIRST_ROI]
+    return float((2 * both[ids] / (counts_fixed[ids] + counts_moved[ids])).mean())
