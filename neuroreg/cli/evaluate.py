@@ -7,23 +7,21 @@ import typer
 
 from neuroreg.cli import console
 
+_FIXED = typer.Argument(help="Label map of the fixed image.")
+_MOVED = typer.Argument(help="Label map of the moving image, moved onto the fixed grid.")
+_TRANSFORM = typer.Option("--transform", "--field", help="The map, or its displacement field, to measure.")
+_MASK = typer.Option(help="Where to measure the map [default: fixed labels > 0].")
+
 
 def command(
-    fixed_labels: Annotated[Path, typer.Argument(help="Label map of the fixed image.")],
-    moved_labels: Annotated[
-        Path, typer.Argument(help="Label map of the moving image, moved onto the fixed grid.")
-    ],
+    fixed_labels: Annotated[Path, _FIXED],
+    moved_labels: Annotated[Path, _MOVED],
     csv: Annotated[Path | None, typer.Option(help="Write one row per region here.")] = None,
     label_names: Annotated[Path | None, typer.Option(help="CSV with the columns label and name.")] = None,
     labels: Annotated[str | None, typer.Option(help="Ids to compare: 4,11,23-25, or a file of ids.")] = None,
-    transform: Annotated[
-        Path | None,
-        typer.Option("--transform", "--field", help="The map, or its displacement field, to measure."),
-    ] = None,
+    transform: Annotated[Path | None, _TRANSFORM] = None,
     inverse: Annotated[Path | None, typer.Option(help="The map back: measures inverse consistency.")] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="Where to measure the map [default: fixed labels > 0].")
-    ] = None,
+    mask: Annotated[Path | None, _MASK] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the CSV if it exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No warnings.")] = False,
@@ -34,35 +32,28 @@ def command(
     With --transform also: percent of det J <= 0, non-diffeomorphic volume, SD log J, and with --inverse the inverse
     consistency error in mm. A region missing on one side has Dice 0; figures that do not exist stay blank.
     """
-    from neuroreg.pipeline.evaluate import COLUMNS, EvaluateConfig, evaluate, parse_ids
+    from neuroreg.pipeline.evaluate import EvaluateConfig, evaluate, parse_ids
 
-    outcome = evaluate(
-        EvaluateConfig(
-            fixed_labels=fixed_labels,
-            moved_labels=moved_labels,
-            csv=csv,
-            label_names=label_names,
-            ids=None if labels is None else parse_ids(labels),
-            transform=transform,
-            inverse=inverse,
-            mask=mask,
-            overwrite=overwrite,
-        )
-    )
+    ids = None if labels is None else parse_ids(labels)
+    config = EvaluateConfig(
+        fixed_labels=fixed_labels, moved_labels=moved_labels, csv=csv, label_names=label_names, ids=ids,
+        transform=transform, inverse=inverse, mask=mask, overwrite=overwrite,
+    )  # fmt: skip
+    outcome = evaluate(config)
     for note in outcome.notes:
         console.warn(note, quiet=quiet)
-    summary = outcome.summary()
     if json:
-        rows = [dict(zip(COLUMNS, row, strict=True)) for row in outcome.rows()]
-        console.emit({**summary, "rois": rows}, command="evaluate")
-        return
-    if csv is None:
-        console.show_table("", COLUMNS, [[_cell(value) for value in row] for row in outcome.rows()])
-    deformation = summary.pop("deformation") or {}
-    assert isinstance(deformation, dict)
-    console.show_table(
-        "", ("figure", "value"), [(k, _cell(v)) for k, v in {**summary, **deformation}.items()]
-    )
+        console.emit({**outcome.summary(), "rois": outcome.rows()}, command="evaluate")
+    else:
+        _show(outcome.summary(), [] if csv else outcome.rows())
+
+
+def _show(summary: dict[str, object], rows: list[dict[str, str | float | None]]) -> None:
+    if rows:
+        console.show_table("", list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
+    deformation = summary.pop("deformation")
+    figures = {**summary, **(deformation if isinstance(deformation, dict) else {})}
+    console.show_table("", ("figure", "value"), [(name, _cell(value)) for name, value in figures.items()])
 
 
 def _cell(value: object) -> object:

@@ -76,10 +76,11 @@ class Evaluation:
             "deformation": None if self.deformation is None else _finite(asdict(self.deformation)),
         }
 
-    def rows(self) -> list[tuple[object, ...]]:
-        """The rows of the CSV, in the order of COLUMNS; ids and names as text, absent figures as None."""
+    def rows(self) -> list[dict[str, str | float | None]]:
+        """The rows of the CSV, column -> cell; ids and names as text, absent figures as None."""
         return [
-            (str(r.label), self.names.get(r.label, ""), *(getattr(r, column) for column in COLUMNS[2:]))
+            {"id": str(r.label), "name": self.names.get(r.label, "")}
+            | {column: getattr(r, column) for column in COLUMNS[2:]}
             for r in self.regions
         ]
 
@@ -110,7 +111,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         notes += mask_notes
     outcome = Evaluation(regions, names, deformation, notes)
     if config.csv is not None:
-        write_csv(config.csv, COLUMNS, outcome.rows(), config.overwrite)
+        write_csv(config.csv, COLUMNS, outcome.rows(), overwrite=config.overwrite)
     return outcome
 
 

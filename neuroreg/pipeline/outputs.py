@@ -115,15 +115,15 @@ class Writer:
         whole = transform if path.suffix == ".mat" or isinstance(transform, Chain) else Chain((transform,))
         write_transform(whole, path, overwrite=self.config.overwrite)
 
-    def regions(self, path: Path) -> tuple[list[dict[str, object]], float | None]:
+    def regions(self, path: Path) -> tuple[list[dict[str, str | float | None]], float | None]:
         """Compare the labels region by region into ``path``; returns the rows and the mean Dice."""
         from neuroreg.pipeline.evaluate import COLUMNS, Evaluation, compare_labels  # scipy, only when needed
 
         fixed, moving = (self.inputs.files[f"{side}_labels"].volume for side in ("fixed", "moving"))
         names = read_label_names(self.config.label_names) if self.config.label_names else {}
         outcome = Evaluation(compare_labels(fixed, self.maps.moved(moving)), names)
-        write_csv(path, COLUMNS, outcome.rows(), self.config.overwrite)
-        return [dict(zip(COLUMNS, row, strict=True)) for row in outcome.rows()], outcome.mean("dice")
+        write_csv(path, COLUMNS, outcome.rows(), overwrite=self.config.overwrite)
+        return outcome.rows(), outcome.mean("dice")
 
 
 def describe_outputs(folder: Path, names: Mapping[str, str]) -> dict[str, dict[str, object]]:
