@@ -5,6 +5,7 @@ grid, p -> A(p + u(p)), is stored affine first, field last. Affines are stored w
 foreign files are folded in. Fields as NIfTI: 5-D (x, y, z, 1, 3), intent 1007, LPS.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ import torch
 from neuroreg.errors import DataError, UsageError, WriteError
 from neuroreg.io import nifti_header
 from neuroreg.io.files import atomic_write, check_input, suffix_of
+from neuroreg.io.hdf5 import Node, write_hdf5
 from neuroreg.io.layout import MAX_VOXELS, geometry_of
 from neuroreg.io.nifti_header import INTENT_DISPLACEMENT, INTENT_VECTOR
 from neuroreg.io.nifti_writer import write_nifti
@@ -26,6 +28,8 @@ FIELD_SUFFIXES = (".nii", ".nii.gz")
 AFFINE_SUFFIXES = (".mat", ".tfm", ".txt")
 READ_SUFFIXES = (".h5", ".hdf5", *AFFINE_SUFFIXES, *FIELD_SUFFIXES)
 _MIN_DETERMINANT = 1e-12
+
+Leaves = tuple[Affine | DisplacementField, ...]
 
 
 def read_transform(path: Path | str) -> Transform:
@@ -59,11 +63,7 @@ def _parts(transform: sitk.Transform, path: Path) -> tuple[Transform, ...]:
     if transform.GetDimension() != 3:
         raise DataError(f"the transform is {transform.GetDimension()}-D, expected 3-D", file=path)
     if isinstance(transform, sitk.CompositeTransform):
-        count = transform.GetNumberOfTransforms()
-        nested = [_parts(transform.GetNthTransform(n), path) for n in reversed(range(count))]
-        return tuple(part for parts in nested for part in parts) or (
-            Affine(torch.eye(4, dtype=torch.float64)),
-        )
+        XX
     if isinstance(transform, sitk.DisplacementFieldTransform):
         return (_field(transform.GetDisplacementField(), path),)
     if transform.IsLinear():
@@ -112,16 +112,13 @@ def read_field(path: Path | str, *, assume: Literal["lps", "ras"] | None = None)
     """
     path = check_input(Path(path))
     with ByteStream(path) as stream:
-        if stream.starts_with_gzip():
-            stream.inflate(GZIP)
-        head = stream.read(nifti_header.NIFTI1.itemsize)
-        if head[:4] in nifti_header.NIFTI2_STARTS:
-            head += stream.read(nifti_header.NIFTI2.itemsize - len(head))
-        header = nifti_header.parse(head, file=path)
+        header = _header(stream)
         layout = nifti_header.vector_layout_of(header, max_voxels=MAX_VOXELS)
         frame = _vector_frame(header, assume)
         geometry, _ = geometry_of(layout.matrix, layout.size, file=path)
-        stream.skip(layout.offset - len(head), past_end=f"vox_offset {layout.offset} lies past the end")
+        stream.skip(
+            layout.offset - header.fields.itemsize, past_end=f"vox_offset {layout.offset} lies past the end"
+        )
         stored = stream.read_array(layout.frame_bytes * 3).view(layout.dtype)
         stream.finish()
     values = stored.astype(np.float32) if layout.slope == 1.0 and layout.inter == 0.0 else (
@@ -130,6 +127,22 @@ def read_field(path: Path | str, *, assume: Literal["lps", "ras"] | None = None)
     if frame == "ras":
         data = data * torch.tensor([-1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)
     return DisplacementField(data, geometry)
+
+
+def holds_vectors(path: Path | str) -> bool:
+    """Whether a NIfTI file has the shape of a displacement field, (x, y, z, 1, 3). Raises like ``read_field``."""
+    with ByteStream(check_input(Path(path))) as stream:
+        return _header(stream).sides[3:] == (1, 3)
+
+
+def _header(stream: ByteStream) -> nifti_header.NiftiHeader:
+    """The header at the start of a NIfTI file, compressed or not; the stream then stands behind it."""
+    if stream.starts_with_gzip():
+        stream.inflate(GZIP)
+    head = stream.read(nifti_header.NIFTI1.itemsize)
+    if head[:4] in nifti_header.NIFTI2_STARTS:
+        head += stream.read(nifti_header.NIFTI2.itemsize - len(head))
+    return nifti_header.parse(head, file=stream.path)
 
 
 def _vector_frame(
@@ -167,37 +180,74 @@ def write_field(field: DisplacementField, path: Path | str, *, overwrite: bool =
 def write_transform(transform: Transform, path: Path | str, *, overwrite: bool = False) -> None:
     """Write .h5 (any chain of affines and fields), .mat or .tfm (affines), .nii or .nii.gz (one field).
 
-    Raises UsageError (2), CannotCreateError (73) or WriteError (74).
+    The same transform gives the same bytes. Raises UsageError (2), CannotCreateError (73) or WriteError (74).
     """
     path = Path(path)
     suffix, parts = suffix_of(path), flatten(transform)
     if suffix in FIELD_SUFFIXES and isinstance(parts[0], DisplacementField) and len(parts) == 1:
-        return write_field(parts[0], path, overwrite=overwrite)
-    if suffix in AFFINE_SUFFIXES:
+        write_field(parts[0], path, overwrite=overwrite)
+    elif suffix in AFFINE_SUFFIXES:
         affine = _collapsed(parts)
         if affine is None:
             raise UsageError(f"{suffix} holds affines only", file=path, remedy="use .h5 for a deformation")
-        itk, parts = _itk_affine(affine), (affine,)
+        itk = _itk_affine(affine)
+        _write(
+            path, (affine,), lambda temporary: sitk.WriteTransform(itk, str(temporary)), overwrite=overwrite
+        )
     elif suffix == ".h5":
-        itk = sitk.CompositeTransform(3)
-        for part in reversed(parts):  # the one added last acts first
-            itk.AddTransform(_itk_affine(part) if isinstance(part, Affine) else _itk_field(part))
+        tree = {"TransformGroup": _composite(parts)}
+        _write(path, parts, lambda temporary: write_hdf5(tree, temporary), overwrite=overwrite)
     else:
-        raise UsageError(f"{suffix or 'a name without suffix'} cannot hold this transform", file=path,
-                         remedy="use .h5, .mat or .tfm")  # fmt: skip
+        raise UsageError(
+            f"{suffix or 'a name without suffix'} cannot hold this transform",
+            file=path,
+            remedy="use .h5, .mat or .tfm",
+        )
 
-    def write(temporary: Path) -> None:
-        sitk.WriteTransform(itk, str(temporary))
 
+def _write(path: Path, parts: Leaves, write: Callable[[Path], None], *, overwrite: bool) -> None:
     def verify(temporary: Path) -> None:
         if not _equal(flatten(read_transform(temporary)), parts):
             raise WriteError("what was written differs from what was meant", file=path)
 
     atomic_write(path, write, verify=verify, overwrite=overwrite)
-    return None
 
 
-def flatten(transform: Transform) -> tuple[Affine | DisplacementField, ...]:
+def _composite(parts: Leaves) -> dict[str, Node]:
+    """ITK's composite as HDF5 groups: number 0 names it, the map that acts last comes first.
+
+    Affines are double, fields single precision: half the size, and what both ITK and nitransforms convert on reading.
+    """
+    groups: dict[str, Node] = {"0": {"TransformType": "CompositeTransform_double_3_3"}}
+    for number, part in enumerate(reversed(parts), start=1):
+        groups[str(number)] = _affine_group(part) if isinstance(part, Affine) else _field_group(part)
+    return groups
+
+
+def _affine_group(affine: Affine) -> dict[str, Node]:
+    matrix = affine.matrix.numpy()
+    return {
+        "TransformType": "AffineTransform_double_3_3",
+        "TransformFixedParameters": np.zeros(3),
+        "TransformParameters": np.concatenate((matrix[:3, :3].reshape(-1), matrix[:3, 3])),
+    }
+
+
+def _field_group(field: DisplacementField) -> dict[str, Node]:
+    grid = field.geometry
+    data = field.data.detach().cpu()
+    if not bool(torch.isfinite(data).all()):
+        raise WriteError("the displacement field is not finite: nothing was written")
+    return {
+        "TransformType": "DisplacementFieldTransform_float_3_3",
+        "TransformFixedParameters": np.array(
+            [*grid.size, *grid.origin, *grid.spacing, *grid.direction], np.float64
+        ),
+        "TransformParameters": data.movedim(0, -1).contiguous().to(torch.float32).numpy(),
+    }
+
+
+def flatten(transform: Transform) -> Leaves:
     """The affines and fields of a chain in the order they act on the point. Raises UsageError for other maps."""
     if isinstance(transform, Affine | DisplacementField):
         return (transform,)
@@ -208,7 +258,7 @@ def flatten(transform: Transform) -> tuple[Affine | DisplacementField, ...]:
     )
 
 
-def _collapsed(parts: tuple[Affine | DisplacementField, ...]) -> Affine | None:
+def _collapsed(parts: Leaves) -> Affine | None:
     matrix = torch.eye(4, dtype=torch.float64)
     for part in parts:
         if not isinstance(part, Affine):
@@ -224,18 +274,7 @@ def _itk_affine(affine: Affine) -> sitk.AffineTransform:
     return itk
 
 
-def _itk_field(field: DisplacementField) -> sitk.DisplacementFieldTransform:
-    vectors = field.data.detach().cpu().movedim(0, -1).to(torch.float64).numpy()
-    image = sitk.GetImageFromArray(vectors, isVector=True)
-    image.SetSpacing(field.geometry.spacing)
-    image.SetOrigin(field.geometry.origin)
-    image.SetDirection(field.geometry.direction)
-    return sitk.DisplacementFieldTransform(image)
-
-
-def _equal(
-    back: tuple[Affine | DisplacementField, ...], meant: tuple[Affine | DisplacementField, ...]
-) -> bool:
+def _equal(back: Leaves, meant: Leaves) -> bool:
     if len(back) != len(meant):
         return False
     for one, two in zip(back, meant, strict=True):
