@@ -1,6 +1,7 @@
 """The measures of the house: short functions and files, everything public documented, nothing swallowed."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +16,21 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def functions(path: Path) -> list[Function]:
     """Every function of a file, nested ones too."""
-    return [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, Function)]
+    return [n for n in ast.walk(tree(path)) if isinstance(n, Function)]
 
 
 def public(path: Path) -> Iterator[tuple[str, ast.Module | ast.ClassDef | Function]]:
     """The module, its public classes and functions, and the public methods of public classes."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    yield path.name, tree
-    for node in tree.body:
+    yield path.name, tree(path)
+    for node in tree(path).body:
         if isinstance(node, (*Function.__args__, ast.ClassDef)) and not node.name.startswith("_"):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
@@ -59,7 +65,7 @@ def test_every_function_says_what_it_returns(path: Path) -> None:
 
 @each_file
 def test_nothing_is_swallowed(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"line {node.lineno}: bare except"
             silent = all(

@@ -28,6 +28,7 @@ FIELD_SUFFIXES = (".nii", ".nii.gz")
 AFFINE_SUFFIXES = (".mat", ".tfm", ".txt")
 READ_SUFFIXES = (".h5", ".hdf5", *AFFINE_SUFFIXES, *FIELD_SUFFIXES)
 _MIN_DETERMINANT = 1e-12
+_IDENTITY = Affine(torch.eye(4, dtype=torch.float64))
 
 Leaves = tuple[Affine | DisplacementField, ...]
 
@@ -63,7 +64,9 @@ def _parts(transform: sitk.Transform, path: Path) -> tuple[Transform, ...]:
     if transform.GetDimension() != 3:
         raise DataError(f"the transform is {transform.GetDimension()}-D, expected 3-D", file=path)
     if isinstance(transform, sitk.CompositeTransform):
-        XX
+        count = transform.GetNumberOfTransforms()
+        nested = [_parts(transform.GetNthTransform(n), path) for n in reversed(range(count))]
+        return tuple(part for parts in nested for part in parts) or (_IDENTITY,)
     if isinstance(transform, sitk.DisplacementFieldTransform):
         return (_field(transform.GetDisplacementField(), path),)
     if transform.IsLinear():

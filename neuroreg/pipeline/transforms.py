@@ -1,0 +1,211 @@
+"""Transform files in, transform files out: compose, invert, Jacobian map, convert. World frame: LPS mm, pull-back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from neuroreg.errors import DataError, UsageError
+from neuroreg.io import files
+from neuroreg.io.images import read_image, read_labels, write_image
+from neuroreg.io.transforms import (
+    FIELD_SUFFIXES,
+    READ_SUFFIXES,
+    flatten,
+    holds_vectors,
+    read_field,
+    read_transform,
+    write_field,
+    write_transform,
+)
+from neuroreg.pipeline.outputs import jacobian_map
+from neuroreg.transforms import Affine, Chain, DisplacementField, Transform, total_field, world_to_index
+from neuroreg.volume import Geometry, Volume
+
+Frame = Literal["lps", "ras"]
+_GOOD_MM = 0.1  # a round trip below this needs no second attempt
+_USELESS_MM = 1.0  # above this the file would claim to be an inverse and not be one
+_POINTS = 200_000  # at which a round trip is measured
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """The inverse of a map and how exact it is: distance of inverse(T(p)) from p where both grids reach, mm."""
+
+    transform: Transform
+    mean_mm: float
+    p99_mm: float
+
+
+@dataclass(frozen=True)
+class JacobianFigures:
+    """What the map of det J holds."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    folded_percent: float
+    """of the voxels with det J <= 0"""
+
+
+def compose_files(
+    paths: Sequence[Path], output: Path, *, to: Path | None = None, overwrite: bool = False
+) -> None:
+    """Join maps into one; the first file acts first on the (fixed) point, so ``fixed_to_mid mid_to_moving``.
+
+    ``to`` is the image whose grid a displacement field (.nii, .nii.gz) is written on. Raises UsageError (2),
+    DataError (65), NoInputError (66), CannotCreateError (73), WriteError (74).
+    """
+    _check(output, *paths, to=to, overwrite=overwrite)
+    _write(Chain(tuple(read_transform(path) for path in paths)), output, to=to, overwrite=overwrite)
+
+
+def invert_file(path: Path, output: Path, *, to: Path | None = None, overwrite: bool = False) -> Inverse:
+    """Write the map from moving to fixed points. Raises DataError (65) where it has no usable inverse."""
+    _check(output, path, to=to, overwrite=overwrite)
+    found = invert(read_transform(path))
+    if found.p99_mm > _USELESS_MM:
+        raise DataError(
+            f"the map folds and has no inverse: going there and back misses by {found.p99_mm:.2f} mm (99th percentile)",
+            file=path,
+            remedy="register again with --refine, which removes folds",
+        )
+    _write(found.transform, output, to=to, overwrite=overwrite)
+    return found
+
+
+def jacobian_file(
+    path: Path, output: Path, *, to: Path | None = None, overwrite: bool = False
+) -> JacobianFigures:
+    """Write det J of the whole map on the grid of the image ``to``, or on the grid of the field itself."""
+    _check(output, path, to=to, overwrite=overwrite)
+    displacement = _as_field(read_transform(path), to)
+    determinant = jacobian_map(displacement)
+    write_image(
+        Volume(determinant, displacement.geometry), output, overwrite=overwrite, description="jacobian"
+    )
+    return JacobianFigures(
+        minimum=float(determinant.min()),
+        maximum=float(determinant.max()),
+        mean=float(determinant.mean(dtype=torch.float64)),
+        folded_percent=100.0 * float((determinant <= 0).to(torch.float32).mean()),
+    )
+
+
+def convert_file(
+    path: Path,
+    output: Path,
+    *,
+    to: Path | None = None,
+    vectors: Frame | None = None,
+    labels: bool = False,
+    overwrite: bool = False,
+) -> tuple[str, ...]:
+    """Rewrite a transform or an image in the format that the output's suffix names; returns the notes.
+
+    ``vectors`` says in which frame a NIfTI file holds displacements whose header does not tell. ``labels`` keeps
+    the whole numbers of a label map exact; other images are written as float32.
+    """
+    _check(output, path, to=to, overwrite=overwrite)
+    suffix = files.suffix_of(files.check_input(path))
+    if suffix in FIELD_SUFFIXES and (vectors is not None or holds_vectors(path)):
+        _write(read_field(path, assume=vectors), output, to=to, overwrite=overwrite)
+        return ()
+    if suffix in READ_SUFFIXES and suffix not in FIELD_SUFFIXES:
+        if vectors is not None:
+            raise UsageError("--vectors is for displacement fields in NIfTI files", file=path)
+        _write(read_transform(path), output, to=to, overwrite=overwrite)
+        return ()
+    if to is not None:
+        raise UsageError(
+            "--to is for transforms", file=path, remedy="use neuroreg apply to resample an image"
+        )
+    image = read_labels(path) if labels else read_image(path)
+    return (*image.notes, *write_image(image.volume, output, overwrite=overwrite))
+
+
+def invert(transform: Transform) -> Inverse:
+    """The inverse of any map made of affines and fields, part by part; affines are inverted exactly."""
+    parts: list[Transform] = []
+    mean_mm = p99_mm = 0.0
+    for part in reversed(flatten(transform)):
+        if isinstance(part, Affine):
+            parts.append(part.inverse())
+            continue
+        found = _invert_field(part)
+        parts.append(found.transform)
+        mean_mm, p99_mm = max(mean_mm, found.mean_mm), max(p99_mm, found.p99_mm)
+    return Inverse(parts[0] if len(parts) == 1 else Chain(tuple(parts)), mean_mm, p99_mm)
+
+
+def _invert_field(displacement: DisplacementField) -> Inverse:
+    """By fixed-point iteration; a field that holds a large affine is first divided by it, else that diverges."""
+    plain = displacement.inverse()
+    first = _round_trip(displacement, plain, read_at=displacement)
+    if first.p99_mm <= _GOOD_MM:
+        return first
+    affine = fit_affine(displacement)
+    back = affine.inverse()
+    rest = total_field(Chain((displacement, back)), displacement.geometry)
+    second = _round_trip(displacement, Chain((back, rest.inverse())), read_at=rest)
+    return min(first, second, key=lambda found: found.p99_mm)
+
+
+def fit_affine(displacement: DisplacementField) -> Affine:
+    """The affine closest to p -> p + u(p) over the field's voxels, least squares in mm."""
+    points = _some_points(displacement.geometry)
+    homogeneous = torch.cat((points, torch.ones(len(points), 1, dtype=torch.float64)), dim=1)
+    solution = torch.linalg.lstsq(homogeneous, displacement(points)).solution
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3] = solution.T
+    return Affine(matrix)
+
+
+def _round_trip(forward: Transform, inverse: Transform, *, read_at: DisplacementField) -> Inverse:
+    """Measured where ``read_at`` leads to a point on its own grid: elsewhere the inverse has nothing to read."""
+    points = _some_points(read_at.geometry)
+    index = world_to_index(read_at(points), read_at.geometry)[0].reshape(3, -1)
+    last = torch.tensor(read_at.geometry.shape, dtype=torch.float64)[:, None] - 1
+    points = points[((index >= 0) & (index <= last)).all(dim=0)]
+    if not len(points):
+        return Inverse(inverse, float("inf"), float("inf"))
+    distance = (inverse(forward(points)) - points).norm(dim=-1)
+    return Inverse(inverse, float(distance.mean()), float(torch.quantile(distance, 0.99)))
+
+
+def _some_points(geometry: Geometry) -> Tensor:
+    """(N, 3) LPS mm: evenly spread voxel centres, at most _POINTS of them."""
+    points = geometry.points().reshape(-1, 3)
+    return points[:: -(-len(points) // _POINTS)]
+
+
+def _check(output: Path, *inputs: Path, to: Path | None, overwrite: bool) -> None:
+    """Refuse early what cannot be written. Raises UsageError (2) or CannotCreateError (73)."""
+    for path in (*inputs, *(() if to is None else (to,))):
+        if output.exists() and path.exists() and output.samefile(path):
+            raise UsageError("the output is one of the inputs", file=output, remedy="give it another name")
+    files.check_output(output, overwrite=overwrite)
+
+
+def _as_field(transform: Transform, to: Path | None) -> DisplacementField:
+    """The map as one field on the grid of ``to``, or as it is when it is one. Raises UsageError without a grid."""
+    if to is not None:
+        return total_field(transform, read_image(to).volume.geometry)
+    parts = flatten(transform)
+    if len(parts) == 1 and isinstance(parts[0], DisplacementField):
+        return parts[0]
+    raise UsageError("this map has no grid of its own", remedy="give the image whose grid to use with --to")
+
+
+def _write(transform: Transform, output: Path, *, to: Path | None, overwrite: bool) -> None:
+    if files.suffix_of(output) in FIELD_SUFFIXES:
+        write_field(_as_field(transform, to), output, overwrite=overwrite)
+    elif to is not None:
+        raise UsageError(
+            "--to is for displacement fields", file=output, remedy="write .nii.gz, or leave --to out"
+        )
+    else:
+        write_transform(transform, output, overwrite=overwrite)
