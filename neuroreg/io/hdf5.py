@@ -9,12 +9,12 @@ superblock 2, object headers 2, compact links, contiguous data, variable-length 
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Union
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Node = Union[str, NDArray[np.float32], NDArray[np.float64], Mapping[str, "Node"]]
+Node: TypeAlias = "str | NDArray[np.float32] | NDArray[np.float64] | Mapping[str, Node]"
 
 _NONE = 0xFFFF_FFFF_FFFF_FFFF  # an undefined address
 _SUPERBLOCK_BYTES = 48
