@@ -10,10 +10,15 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from neuroreg.training.log import Event as TrainingEvent
 
 JSON_SCHEMA = 1
 """Version of the one object that ``--json`` puts on stdout."""
@@ -112,3 +117,42 @@ def stages(*, quiet: bool, verbose: bool) -> Iterator[Callable[[str], None]]:
     finally:
         if live is not None:
             live.stop()
+
+
+class TrainingView:
+    """Progress of a training run: a bar on a terminal, a line per validation in a log."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def packing(self, split: str, done: int, total: int) -> None:
+        """``done`` of ``total`` subjects of a split are packed."""
+        self._advance(f"packing {split}", done, total)
+
+    def event(self, event: "TrainingEvent") -> None:
+        """A logged step or a validation."""
+        self._advance(f"training, loss {event.losses['total']:.3f}", event.step, event.steps, key="training")
+        if event.dice is not None:
+            folds = event.folded_percent or 0.0
+            note(f"step {event.step}: validation Dice {event.dice:.4f}, folds {folds:.4f} %")
+
+    def _advance(self, text: str, done: int, total: int, *, key: str | None = None) -> None:
+        if self._progress is None:
+            return
+        task = self._tasks.get(key or text)
+        if task is None:
+            task = self._tasks[key or text] = self._progress.add_task(text, total=total)
+        self._progress.update(task, description=text, completed=done)
+
+
+@contextmanager
+def training(*, quiet: bool) -> Iterator[TrainingView]:
+    """The view of a training run; the bar appears on a terminal only."""
+    console = stderr()
+    if quiet or not console.is_terminal:
+        yield TrainingView(None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        yield TrainingView(progress)

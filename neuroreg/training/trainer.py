@@ -1,6 +1,5 @@
 """The one training loop: any trainable method, CPU or GPU, resumable to the bit, watched for divergence."""
 
-import csv
 import hashlib
 import math
 import time
@@ -16,6 +15,7 @@ from neuroreg.methods.base import Batch, Stage, TrainableMethod
 from neuroreg.training.checkpoint import Progress, load_state, save_state, save_weights
 from neuroreg.training.data import PackedSet, both_ways, draw_pair
 from neuroreg.training.distributed import Workers
+from neuroreg.training.log import Event
 from neuroreg.training.recipe import Recipe
 from neuroreg.training.validation import validate
 
@@ -26,19 +26,6 @@ _LOG_EVERY = 20
 
 class TrainingDiverged(QualityError):
     """The loss is not finite, or similarity is worse than before training."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What the loop reports: after logged steps, and after each validation (then ``dice`` is set)."""
-
-    step: int
-    steps: int
-    losses: Mapping[str, float]
-    learning_rate: float
-    seconds: float
-    dice: float | None = None
-    folded_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ class Setup:
 def train(setup: Setup, *, restart: bool = False) -> Outcome:
     """Run a recipe to its end, from its last checkpoint in ``folder`` if there is one.
 
-    Leaves in ``folder``: state.safetensors (exact resume), best.safetensors (half precision), log.csv.
+    Leaves in ``folder``: state.safetensors (exact resume) and best.safetensors (half precision).
     Raises TrainingDiverged.
     """
     recipe, workers = setup.recipe, setup.workers
@@ -162,8 +149,9 @@ def _watch(progress: Progress, losses: Mapping[str, float]) -> Progress:
         return replace(progress, start_similarity=start, recent_similarity=value)
     recent = 0.98 * progress.recent_similarity + 0.02 * value
     if progress.step > 5 * _START_STEPS and recent > 1.05 * progress.start_similarity:
+        start = progress.start_similarity
         raise TrainingDiverged(
-            f"similarity loss {recent:.3f} at step {progress.step} is above the starting {progress.start_similarity:.3f}",
+            f"similarity loss {recent:.3f} at step {progress.step} is above the starting {start:.3f}",
             remedy="lower learning_rate and restart",
         )
     return replace(progress, recent_similarity=recent)
@@ -183,19 +171,5 @@ def _validate(setup: Setup, progress: Progress, losses: Mapping[str, float], rat
 
 
 def _tell(setup: Setup, event: Event) -> None:
-    if not setup.workers.is_main:
-        return
-    row: dict[str, object] = {"step": event.step, "seconds": round(event.seconds, 1)}
-    row |= {"learning_rate": f"{event.learning_rate:.3e}"}
-    row |= {"dice": "" if event.dice is None else f"{event.dice:.5f}"}
-    row |= {"folded_percent": "" if event.folded_percent is None else f"{event.folded_percent:.5f}"}
-    row |= {f"loss_{name}": f"{value:.5f}" for name, value in sorted(event.losses.items())}
-    path = setup.folder / "log.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
-    setup.report(event)
-
+    if setup.workers.is_main:
+        setup.report(event)

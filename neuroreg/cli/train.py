@@ -1,0 +1,50 @@
+"""neuroreg train: make a weight file from its recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroreg.cli import console, options
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="The recipe (.yaml).")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/<name>.")] = None,
+    prepare: Annotated[
+        Path | None, typer.Option(help="Folder with t1/, seg/, splits.csv: packs its splits first if missing.")
+    ] = None,
+    label_names: Annotated[
+        Path | None, typer.Option(help="CSV of label numbers and names (default: labels/dlmuse.csv beside it).")
+    ] = None,
+    prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Stop after packing.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget the checkpoint in the folder.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log for TensorBoard.")] = False,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]|mps")] = "auto",
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train RECIPE, resuming where an earlier run of it stopped; the best weights by validation Dice are kept."""
+    from neuroreg.training import run
+
+    with console.training(quiet=quiet) as show:
+        if prepare is not None:
+            names = label_names or prepare.parent / "labels" / "dlmuse.csv"
+            run.prepare(recipe, prepare, names, show.packing)
+        if prepare_only:
+            return
+        outcome = run.run(recipe, run.RunOptions(output, device, threads, restart, tensorboard), show.event)
+    result = {
+        "weights": outcome.weights.name,
+        "best_dice": outcome.best_dice,
+        "best_step": outcome.best_step,
+        "steps": outcome.steps,
+        "seconds": round(outcome.seconds, 1),
+        "stopped_early": outcome.stopped_early,
+    }
+    if json:
+        console.emit(result, command="train")
+    else:
+        console.show(f"{outcome.weights}: validation Dice {outcome.best_dice:.4f} at step {outcome.best_step}")
