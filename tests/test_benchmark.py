@@ -1,0 +1,312 @@
+"""The benchmark: measuring a process, running and resuming a table, and the summary by hand."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from neuroreg.benchmark import (
+    BenchmarkConfig,
+    Contender,
+    LabelledPair,
+    Row,
+    common_ids,
+    folder_pairs,
+    manifest_pairs,
+    parse_contender,
+    read_rows,
+    run_benchmark,
+)
+from neuroreg.benchmark_external import METHODS as EXTERNAL
+from neuroreg.benchmark_summary import summarise, to_markdown
+from neuroreg.cli import run
+from neuroreg.errors import DataError, NoInputError, UsageError
+
+SPACING = (2.5, 3.0, 2.75)
+SHIFT = 2  # voxels along x between the two label maps
+IDS = (3, 8)
+
+
+def measured(folder: Path, program: list[str], *, timeout_s: float = 60) -> dict[str, float]:
+    result = folder / "result.json"
+    launcher = [sys.executable, "-m", "neuroreg.benchmark_process", str(result), str(timeout_s), "--"]
+    subprocess.run([*launcher, *program], check=True)
+    return json.loads(result.read_text())
+
+
+def test_a_process_is_measured_without_its_caller(tmp_path: Path) -> None:
+    # This process has torch loaded, several hundred MB; a bare interpreter takes about 10.
+    ballast = "x = bytearray(200_000_000); x[::4096] = b'1' * len(x[::4096])"
+    assert measured(tmp_path, [sys.executable, "-S", "-c", "pass"])["peak_mb"] < 60
+    found = measured(tmp_path, [sys.executable, "-S", "-c", ballast])
+    assert 200 < found["peak_mb"] < 280
+    assert found["code"] == 0
+    assert 0 < found["cpu_s"] <= found["wall_s"] + 0.5
+
+
+def test_a_process_that_hangs_is_killed(tmp_path: Path) -> None:
+    found = measured(tmp_path, [sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=1)
+    assert found["code"] == -9
+    assert found["wall_s"] < 20
+
+
+def write_labels(path: Path, shift: int) -> Path:
+    """Two boxes, id 3 of 4 x 5 x 6 voxels and id 8 of 3 x 3 x 3, ``shift`` voxels further along x; id 5 in one map."""
+    labels = np.zeros((20, 22, 24), dtype=np.int16)  # (z, y, x)
+    labels[4:8, 5:10, 3 + shift : 9 + shift] = 3
+    labels[12:15, 12:15, 12 + shift : 15 + shift] = 8
+    if shift:
+        labels[0, 0, 0] = 5
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing(SPACING)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> LabelledPair:
+    fixed, moving = write_labels(tmp_path / "f.nii.gz", 0), write_labels(tmp_path / "m.nii.gz", SHIFT)
+    return LabelledPair("f", "m", fixed, moving, fixed, moving)
+
+
+def copying(transform: Path) -> list[str]:
+    """A program that leaves ``transform`` as its result and takes note of having run."""
+    code = (
+        "import pathlib, shutil, sys; out = pathlib.Path(sys.argv[2]); out.mkdir(); "
+        "shutil.copy(sys.argv[1], out / 'affine.mat'); (out / 'stages.json').write_text('{\"deformable\": 1.5}')"
+    )
+    return [sys.executable, "-S", "-c", code, str(transform)]
+
+
+@pytest.fixture
+def stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Programs by contender name: the right shift, half of it, and one that fails."""
+    programs = {}
+    for name, voxels in (("right", SHIFT), ("half", SHIFT / 2)):
+        affine = sitk.AffineTransform(3)
+        affine.SetTranslation((voxels * SPACING[0], 0.0, 0.0))
+        sitk.WriteTransform(affine, str(tmp_path / f"{name}.mat"))
+        programs[name] = copying(tmp_path / f"{name}.mat")
+    programs["broken"] = [sys.executable, "-S", "-c", "raise SystemExit('no licence, no result')"]
+    monkeypatch.setattr(
+        Contender, "command", lambda self, pair, out, threads: [*programs[self.name], str(out)]
+    )
+    return programs
+
+
+def test_rows_of_three_programs(pair: LabelledPair, stubs: dict[str, list[str]], tmp_path: Path) -> None:
+    contenders = tuple(Contender(name, None) for name in ("right", "broken", "half"))
+    config = BenchmarkConfig((pair,), contenders, tmp_path / "out")
+    lines: list[str] = []
+    rows, ids = run_benchmark(config, progress=lines.append)
+    assert ids == IDS
+    right, broken, half = rows
+    assert (right.status, right.dice, right.folded_percent, right.ndv_percent) == ("ok", 1.0, 0.0, 0.0)
+    # One voxel short along x: 5 of 6 planes of the large box overlap, 2 of 3 of the small one.
+    assert half.dice == pytest.approx((5 / 6 + 2 / 3) / 2)
+    assert half.deformable_s == 1.5
+    assert broken.status == "failed (1): no licence, no result"
+    assert broken.dice is None
+    assert len(lines) == 3
+    assert not (tmp_path / "out/work/right/m_to_f").exists()
+    assert read_rows(tmp_path / "out/rows.csv") == list(rows)
+
+
+def test_finished_rows_are_not_measured_again(
+    pair: LabelledPair, stubs: dict[str, list[str]], tmp_path: Path
+) -> None:
+    config = BenchmarkConfig((pair,), (Contender("right", None),), tmp_path / "out", ids=IDS, keep=True)
+    first, _ = run_benchmark(config)
+    assert (tmp_path / "out/work/right/m_to_f/out/affine.mat").exists()
+    stubs["right"] = stubs["broken"]
+    again = replace(config, contenders=(Contender("right", None), Contender("half", None)))
+    rows, _ = run_benchmark(again)
+    assert rows[0] == first[0]
+    assert rows[1].status == "ok"
+    other, _ = run_benchmark(replace(config, threads=1))  # another measurement: its key differs
+    assert other[0].status.startswith("failed")
+
+
+def test_methods_take_turns_within_a_pair(
+    pair: LabelledPair, stubs: dict[str, list[str]], tmp_path: Path
+) -> None:
+    second = replace(pair, fixed_id="m", moving_id="f", fixed_labels=pair.moving_labels)
+    order: list[str] = []
+    contenders = (Contender("right", None), Contender("half", None))
+    config = BenchmarkConfig((pair, second), contenders, tmp_path / "out", ids=IDS)
+    run_benchmark(config, progress=lambda line: order.append(line.rsplit(":", 1)[0]))
+    assert order == ["right: m to f", "half: m to f", "right: f to m", "half: f to m"]
+
+
+def test_the_command_writes_the_table(
+    pair: LabelledPair, stubs: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("fixed,moving,fixed_labels,moving_labels\nf.nii.gz,m.nii.gz,f.nii.gz,m.nii.gz\n")
+    options = ["--method", "right=", "--method", "half=--refine 3", "--reference", "half"]
+    out = tmp_path / "table"
+    assert run(["benchmark", "--manifest", str(manifest), "-o", str(out), *options, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [line["method"] for line in record["methods"]] == ["right", "half"]
+    assert record["methods"][0]["dice_mean"] == 1.0
+    assert record["methods"][0]["dice_difference"] == pytest.approx(1 - 0.75)
+    assert record["ids"] == list(IDS)
+    assert "| right | 1 | 0 | 1.0000 ±  |" in (out / "summary.md").read_text()
+    assert run(["benchmark", "-o", str(out), *options]) == 2
+
+
+def test_contenders_by_name_and_by_options() -> None:
+    assert parse_contender("greedy") == Contender("greedy", None)
+    assert parse_contender("gaussnewton").arguments == ("--method", "gaussnewton")
+    assert parse_contender("fine=--method neuroreg --set 'a=b c'").arguments == (
+        "--method",
+        "neuroreg",
+        "--set",
+        "a=b c",
+    )
+    with pytest.raises(UsageError, match="Did you mean 'greedy'"):
+        parse_contender("gredy")
+    pair = LabelledPair("f", "m", *(Path(name) for name in "fmab"))
+    command = parse_contender("gaussnewton").command(pair, Path("o"), 2)
+    assert command[1:6] == ["-m", "neuroreg", "register", "f", "m"]
+    assert "benchmark_external" in parse_contender("ants-syn").command(pair, Path("o"), 2)[2]
+
+
+def scans(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
+    for name in ("t1", "seg"):
+        (folder / name).mkdir()
+    for scan, _, _ in rows:
+        (folder / "t1" / f"{scan}.nii.gz").touch()
+        (folder / "seg" / f"{scan}.nii.gz").touch()
+    table = "\n".join(",".join(row) for row in [("id", "split", "person"), *rows])
+    (folder / "splits.csv").write_text(table + "\n")
+    return folder
+
+
+def test_pairs_of_a_folder(tmp_path: Path) -> None:
+    rows = [("1", "bench", "1"), ("2", "bench", "2"), ("3", "bench", "3"), ("4", "bench", "4")]
+    rows += [("5", "retest", "5"), ("6", "retest", "6"), ("15", "retest", "5"), ("16", "retest", "6")]
+    folder = scans(tmp_path, rows)
+    found = [(pair.fixed_id, pair.moving_id) for pair in folder_pairs(folder, "bench")]
+    assert len(found) == len(set(found)) == 12
+    assert {pair[0] for pair in found[:4]} == {pair[1] for pair in found[:4]} == {"1", "2", "3", "4"}
+    twice = {(pair.fixed_id, pair.moving_id) for pair in folder_pairs(folder, "retest")}
+    assert twice == {("5", "15"), ("15", "5"), ("6", "16"), ("16", "6")}
+    with pytest.raises(DataError, match="0 scans"):
+        folder_pairs(folder, "train")
+
+
+def test_manifests_are_checked(pair: LabelledPair, tmp_path: Path) -> None:
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("fixed,moving,fixed_labels\nf.nii.gz,m.nii.gz,f.nii.gz\n")
+    with pytest.raises(DataError, match="moving_labels"):
+        manifest_pairs(manifest)
+    manifest.write_text("fixed,moving,fixed_labels,moving_labels\nf.nii.gz,gone.nii.gz,f.nii.gz,m.nii.gz\n")
+    with pytest.raises(NoInputError):
+        manifest_pairs(manifest)
+    assert common_ids((pair,)) == IDS
+
+
+def test_the_summary_by_hand() -> None:
+    reference = [Row("base", "", str(k), "x", 2, "ok", dice=0.5 + k / 100, wall_s=10.0 + k) for k in range(6)]
+    better = [
+        Row(
+            "ours",
+            "-a",
+            str(k),
+            "x",
+            2,
+            "ok",
+            dice=0.5 + k / 100 + (k + 1) / 1000,
+            wall_s=2.0,
+            peak_mb=100.0 + k,
+        )
+        for k in range(6)
+    ]
+    failed = [Row("ours", "-a", "9", "x", 2, "failed (1): boom")]
+    base, ours = summarise([*reference, *better, *failed], reference="base")
+    assert (ours.pairs, ours.failures) == (7, 1)
+    assert base.dice_mean == pytest.approx(0.525)
+    assert base.dice_sd == pytest.approx(np.std([0.5, 0.51, 0.52, 0.53, 0.54, 0.55], ddof=1))
+    assert ours.dice_difference == pytest.approx(0.0035)
+    assert ours.p_holm == pytest.approx(2 / 2**6)  # six wins of six
+    assert ours.speed_up == pytest.approx(6.25)  # the median of 5, 5.5, ..., 7.5
+    assert ours.peak_mb == 105.0
+    assert base.folded_percent_mean is None
+    table = to_markdown((base, ours), IDS, 2, "base")
+    assert table.splitlines()[3].startswith("| ours | 7 | 1 | 0.5285 ± 0.")
+    assert "2 regions" in table
+
+
+def blobs(path: Path, shift: float) -> Path:
+    """A lopsided smooth head on an oblique anisotropic grid."""
+    z, y, x = np.meshgrid(*(np.arange(n, dtype=float) for n in (30, 34, 28)), indexing="ij")
+    x = x - shift
+    data = 900 * np.exp(-(((x - 13) / 6) ** 2) - ((y - 17) / 9) ** 2 - ((z - 14) / 7) ** 2)
+    data += 600 * np.exp(-(((x - 10) / 2) ** 2) - ((y - 23) / 3) ** 2 - ((z - 17) / 3) ** 2)
+    data += 300 * np.exp(-(((x - 17) / 3) ** 2) - ((y - 11) / 2) ** 2 - ((z - 10) / 3) ** 2)
+    image = sitk.GetImageFromArray(data.astype(np.float32))
+    image.SetSpacing(SPACING)
+    image.SetOrigin((-30.0, 12.0, 5.0))
+    image.SetDirection((0.8, 0.6, 0.0, 0.6, -0.8, 0.0, 0.0, 0.0, 1.0))
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", sorted(EXTERNAL))
+def test_what_other_programs_leave_reads_as_our_convention(name: str, tmp_path: Path) -> None:
+    """p -> affine(p + u(p)) through what the worker left gives the program's own moved image."""
+    pytest.importorskip("picsl_greedy" if "greedy" in name else "ants")
+    fixed, moving = blobs(tmp_path / "a fixed.nii.gz", 0.0), blobs(tmp_path / "a moving.nii.gz", 2.3)
+    out = tmp_path / "out"
+    worker = [sys.executable, "-m", "neuroreg.benchmark_external", name, str(fixed), str(moving), str(out)]
+    subprocess.run([*worker, "--threads", "1"], check=True, stdout=subprocess.DEVNULL)
+    chain = sitk.CompositeTransform(3)
+    chain.AddTransform(sitk.ReadTransform(str(out / "affine.mat")))
+    if name in ("greedy", "ants-syn"):
+        warp = sitk.ReadImage(str(out / "warp.nii.gz"), sitk.sitkVectorFloat64)
+        chain.AddTransform(sitk.DisplacementFieldTransform(warp))
+    ours = sitk.Resample(sitk.ReadImage(str(moving)), sitk.ReadImage(str(fixed)), chain, sitk.sitkLinear, 0.0)
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "moved.nii.gz")))
+    inside = (slice(4, -4),) * 3
+    assert np.abs(sitk.GetArrayFromImage(ours) - theirs)[inside].max() < 2.0  # of 900
+    assert (
+        np.corrcoef(
+            theirs[inside].ravel(), sitk.GetArrayFromImage(sitk.ReadImage(str(fixed)))[inside].ravel()
+        )[0, 1]
+        > 0.98
+    )
+
+
+OASIS = Path(__file__).resolve().parents[1] / "../shared/data/oasis"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OASIS.is_dir(), reason="../shared/data/oasis is not here")
+def test_the_written_ids_are_those_common_to_all_scans() -> None:
+    from neuroreg.pipeline.evaluate import parse_ids
+
+    pairs = folder_pairs(OASIS, "bench") + folder_pairs(OASIS, "retest")
+    assert len(folder_pairs(OASIS, "bench")) == 30
+    assert common_ids(pairs) == tuple(sorted(parse_ids(str(EXAMPLES / "oasis-138-ids.txt"))))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OASIS.is_dir(), reason="../shared/data/oasis is not here")
+def test_the_example_makes_a_table(tmp_path: Path) -> None:
+    out = tmp_path / "table"
+    script = [shutil.which("bash") or "bash", str(EXAMPLES / "benchmark_oasis.sh"), str(OASIS), str(out)]
+    subprocess.run(
+        [*script, "--pairs", "1"], check=True, env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
+    )
+    rows = {row.method: row for row in read_rows(out / "rows.csv")}
+    assert rows["greedy"].status == "ok"
+    assert (out / "summary.md").exists()
