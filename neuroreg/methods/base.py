@@ -121,3 +121,13 @@ def align_moving(moving: Tensor, fixed: Tensor, start: Prediction | None) -> Ten
     index = field.identity(fixed.shape[2:], device=fixed.device, dtype=torch.float32)
     index = field.affine_index(start.affine, index.expand(fixed.shape[0], -1, -1, -1, -1))
     return field.sample(moving, index, fill=0.0)
+
+
+def fast_convolutions(device: torch.device) -> torch.autocast:
+    """Half precision for a network's convolutions at inference, where the device is quicker at it.
+
+    bfloat16 on graphics cards and on processors with native bfloat16 instructions; elsewhere float32. Fields,
+    warps and local statistics stay float32 everywhere.
+    """
+    native = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from neuroreg import field
 from neuroreg.losses import labels, regularity, similarity
-from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving
+from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
 from neuroreg.nn.blocks import ResidualBlock, conv3, flow_head
 from neuroreg.nn.pyramid import register_pyramid
 
@@ -120,7 +120,11 @@ class DualPRNet:
     def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> DualPRPrediction:
         """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), 0..1 -> field on level 1 of the fixed grid."""
         moving = align_moving(moving, fixed, start)
-        u, fields, updates = self.network(fixed, moving)
+        if torch.is_grad_enabled():
+            u, fields, updates = self.network(fixed, moving)
+        else:
+            with fast_convolutions(fixed.device):
+                u, fields, updates = self.network(fixed, moving)
         affine = None if start is None else start.affine
         return DualPRPrediction(u, affine=affine, levels=fields, level=1, updates=updates)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neuroreg import field
 from neuroreg.losses import labels, regularity, similarity
-from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving
+from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
 from neuroreg.nn.blocks import conv3, flow_head, local_normalise
 
 
@@ -89,6 +89,12 @@ class NeuroregMethod:
 
         ``levels`` holds the field after every level, coarse to fine.
         """
+        if not torch.is_grad_enabled():
+            with fast_convolutions(fixed.device):
+                return self._predict(fixed, moving, start)
+        return self._predict(fixed, moving, start)
+
+    def _predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None) -> Prediction:
         moving = align_moving(moving, fixed, start)
         steps = self.steps_by_level()
         fixed_pyramid, moving_pyramid = _pyramid(fixed, max(steps)), _pyramid(moving, max(steps))

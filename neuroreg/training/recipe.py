@@ -27,6 +27,7 @@ class Recipe(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the weights")
     method: str = Field(description="Name of a trainable method")
     config: dict[str, object] = Field(default_factory=dict, description="Options of the method in training")
+    inference: dict[str, object] = Field(default_factory=dict, description="Options with which the weights are used")
     data: Data
     initial: str | None = Field(None, description="Weights to start from (name or file); none: from random")
     seed: int = 0

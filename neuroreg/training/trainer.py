@@ -88,8 +88,8 @@ def train(setup: Setup, *, restart: bool = False) -> Outcome:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """What a checkpoint must agree on to be resumed: every option except where the files lie."""
-    return hashlib.sha256(recipe.model_dump_json(exclude={"data"}).encode()).hexdigest()
+    """What a checkpoint must agree on to be resumed: every option that training depends on."""
+    return hashlib.sha256(recipe.model_dump_json(exclude={"data", "inference"}).encode()).hexdigest()
 
 
 def learning_rate_at(step: int, steps: int, *, peak: float, warmup: float) -> float:

@@ -1,0 +1,63 @@
+"""Put trained weights where the product finds them: the tensors, and their record in the manifest."""
+
+import csv
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from neuroreg.errors import DataError, NoInputError
+from neuroreg.io.files import atomic_write, sha256
+from neuroreg.training.recipe import Recipe, load_recipe
+
+LICENCE = "CC BY-SA 3.0"
+TRAINING_DATA = "IXI (brain-development.org), training split, 140 subjects; labels from the NiChart project"
+
+
+def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, object] | None = None) -> Path:
+    """Copy ``run``/best.safetensors to ``weights`` under the recipe's name and rewrite its manifest record.
+
+    ``numbers`` are measured figures for the record; None keeps those it has. The first weights of a method become
+    its default. Returns the file. Raises NoInputError when the run has no weights yet.
+    """
+    recipe = load_recipe(recipe_path)
+    best, log = run / "best.safetensors", run / "log.csv"
+    if not best.is_file() or not log.is_file():
+        raise NoInputError("no trained weights in this folder", file=run, remedy="run neuroreg train first")
+    target = weights / f"{recipe.name}.safetensors"
+    atomic_write(target, lambda path: shutil.copyfile(best, path) and None, overwrite=True)
+    manifest_path = weights / "manifest.json"
+    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    models = {record["name"]: record for record in manifest["models"]}
+    old_numbers = models.get(recipe.name, {}).get("numbers", {})
+    models[recipe.name] = _record(recipe, target, log) | {"numbers": old_numbers if numbers is None else numbers}
+    manifest["models"] = [models[name] for name in sorted(models)]
+    manifest["defaults"].setdefault(recipe.method, recipe.name)
+    text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+    atomic_write(manifest_path, lambda path: path.write_text(text, encoding="utf-8") and None, overwrite=True)
+    return target
+
+
+def _record(recipe: Recipe, target: Path, log: Path) -> dict[str, object]:
+    rows = [row for row in csv.DictReader(log.open(encoding="utf-8")) if row["dice"]]
+    if not rows:
+        raise DataError("the log has no validation yet", file=log)
+    best = max(rows, key=lambda row: float(row["dice"]))
+    config = {**recipe.config, **recipe.inference}
+    return {
+        "name": recipe.name,
+        "kind": "network",
+        "method": recipe.method,
+        "file": target.name,
+        "sha256": sha256(target),
+        "recipe": f"{recipe.name}.yaml",
+        "card": f"{recipe.name}.md",
+        "licence": LICENCE,
+        "training_data": TRAINING_DATA,
+        "config": config,
+        "spacing_mm": 2.0,
+        "steps": int(best["step"]),
+        "seconds": float(best["seconds"]),
+        "machine": f"{os.cpu_count()} {platform.machine()} cores",
+    }
