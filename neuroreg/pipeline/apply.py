@@ -1,0 +1,124 @@
+"""The verb ``apply``: images or labels through transforms that exist already."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuroreg.errors import CannotCreateError, UsageError
+from neuroreg.io import files
+from neuroreg.io.images import WRITE_SUFFIXES, read_image, read_labels, write_image
+from neuroreg.io.transforms import FIELD_SUFFIXES, holds_vectors, read_transform
+from neuroreg.io.transforms import READ_SUFFIXES as TRANSFORM_SUFFIXES
+from neuroreg.pipeline.config import stem
+from neuroreg.pipeline.record import Progress, silent
+from neuroreg.pipeline.transforms import invert
+from neuroreg.transforms import Chain, Transform, resample
+
+
+@dataclass(frozen=True)
+class ApplyConfig:
+    """What to move, through what, onto what."""
+
+    transforms: tuple[Path, ...]
+    """the first acts first on a fixed point"""
+    images: tuple[Path, ...]
+    to: Path
+    """any image on the grid to fill"""
+    output: Path | None = None
+    """a file for one image, else a folder; None: ./<image>_to_<to>.nii.gz"""
+    labels: bool = False
+    """the images are label maps: nearest neighbour, ids exact"""
+    inverse: bool = False
+    """go the other way: moving is what the transforms call fixed"""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was written, and what had to be said."""
+
+    outputs: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+def split_files(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """(transforms, images): the leading files that hold transforms, then the rest.
+
+    A NIfTI counts as a transform when it holds vectors. Raises UsageError when either is missing or they are mixed.
+    """
+    kinds = [_is_transform(path) for path in paths]
+    count = kinds.index(False) if False in kinds else len(kinds)
+    if count == 0 or count == len(paths):
+        missing = "a transform" if count == 0 else "an image to move"
+        raise UsageError(f"{missing} is missing", remedy="neuroreg apply TRANSFORM... --to FIXED IMAGE...")
+    if any(kinds[count:]):
+        late = paths[kinds.index(True, count)]
+        raise UsageError("a transform stands among the images", file=late, remedy="name the transforms first")
+    return tuple(paths[:count]), tuple(paths[count:])
+
+
+def _is_transform(path: Path) -> bool:
+    files.check_input(path)
+    suffix = files.suffix_of(path)
+    return holds_vectors(path) if suffix in FIELD_SUFFIXES else suffix in TRANSFORM_SUFFIXES
+
+
+def apply(config: ApplyConfig, *, progress: Progress = silent) -> Applied:
+    """Move every image; each is interpolated once, through the whole chain.
+
+    Raises UsageError (2), DataError (65), NoInputError (66), CannotCreateError (73), WriteError (74), BusyError (75).
+    """
+    targets = _targets(config)
+    progress("read")
+    reader = read_labels if config.labels else read_image
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        images = list(pool.map(reader, config.images))
+    fixed = read_image(config.to)
+    transform, warnings = _transform(config)
+    for image, target in zip(images, targets, strict=True):
+        progress(f"move {image.path.name}")
+        moved = resample(image.volume, transform, fixed.volume.geometry)
+        kind = None if config.labels else "float32"
+        warnings += [*image.notes, *write_image(moved, target, pixel_type=kind, overwrite=config.overwrite)]
+        if not bool((moved.data != 0).any()):
+            warnings.append(
+                f"{target.name}: nothing but zeros; do the transform and the image belong together?"
+            )
+    return Applied(tuple(targets), tuple(warnings))
+
+
+def _transform(config: ApplyConfig) -> tuple[Transform, list[str]]:
+    transform: Transform = Chain(tuple(read_transform(path) for path in config.transforms))
+    if not config.inverse:
+        return transform, []
+    found = invert(transform)
+    warnings = []
+    if found.p99_mm > 1.0:
+        warnings.append(
+            f"the inverse misses by {found.p99_mm:.1f} mm in places; use the inverse file of the run"
+        )
+    return found.transform, warnings
+
+
+def _targets(config: ApplyConfig) -> list[Path]:
+    """Where each moved image goes. Raises UsageError, CannotCreateError before anything is read."""
+    names = [f"{stem(image)}_to_{stem(config.to)}.nii.gz" for image in config.images]
+    if config.output is None:
+        targets = [Path(name) for name in names]
+    elif files.suffix_of(config.output) in WRITE_SUFFIXES and not config.output.is_dir():
+        if len(names) > 1:
+            raise UsageError(f"{len(names)} images cannot go into one file", remedy="give a folder to -o")
+        targets = [config.output]
+    else:
+        if config.output.exists() and not config.output.is_dir():
+            raise CannotCreateError("the output is neither an image file nor a folder", file=config.output)
+        targets = [files.prepare_folder(config.output) / name for name in names]
+    if len(set(targets)) < len(targets):
+        raise UsageError("two images have the same name", remedy="move them one at a time")
+    inputs = {path.resolve() for path in (*config.images, *config.transforms, config.to)}
+    for target in targets:
+        if target.resolve() in inputs:
+            raise UsageError("the output would overwrite an input", file=target, remedy="choose another -o")
+        files.check_output(target, overwrite=config.overwrite)
+    return targets
