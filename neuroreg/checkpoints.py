@@ -43,7 +43,7 @@ class WeightRecord(BaseModel):
     card: str | None = Field(None, description="The model card")
     licence: str = "unknown"
     training_data: str = "unknown"
-    config: dict[str, JsonValue] = Field({}, description="Options of the method it was trained with")
+    config: dict[str, JsonValue] = Field({}, description="Options of the method to use it with")
     spacing_mm: float | None = Field(None, description="Spacing of the grid it was trained on, mm")
     steps: int | None = None
     seconds: float | None = None
@@ -178,7 +178,6 @@ def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
         if record.path.exists() and record.path.samefile(path):
             return record
     method, config = _recipe_of(path)
-    spacing = config.get("spacing_mm")
     try:
         return WeightRecord(
             name=re.sub(r"[^a-z0-9._-]", "-", path.stem.lower()).lstrip("._-") or "weights",
@@ -186,7 +185,6 @@ def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
             file=path.name,
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             config=config,
-            spacing_mm=spacing if isinstance(spacing, int | float) else None,
             folder=path.resolve().parent,
         )
     except ValidationError as error:
@@ -194,7 +192,7 @@ def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
 
 
 def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
-    """Method and its options: from the file's own metadata if it says both, else from <stem>.yaml beside it."""
+    """Method and the options to use it with: from the file's own metadata if it says both, else from <stem>.yaml beside it."""
     said = read_metadata(path)
     if "method" in said and "config" in said:
         try:
@@ -214,7 +212,8 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
         raise DataError(f"the recipe cannot be read: {_first_line(error)}", file=recipe) from error
     if not isinstance(read, dict) or not isinstance(read.get("method"), str):
         raise DataError("the recipe does not name a method", file=recipe, remedy="add a line 'method: NAME'")
-    return read["method"], read.get("config") or {}
+    # As they are used, not as they were trained: a network trained at 2 mm may be meant to run at 1 mm.
+    return read["method"], {**(read.get("config") or {}), **(read.get("inference") or {})}
 
 
 def _refuse_pickle(path: Path) -> None:

@@ -233,12 +233,14 @@ def test_fault_66_a_pickle_is_refused_and_never_opened(
 
 
 def test_a_file_is_described_by_the_recipe_beside_it(tmp_path: Path) -> None:
-    save_file(network().state_dict(), tmp_path / "My weights.safetensors")
-    (tmp_path / "My weights.yaml").write_text(
-        "method: neuroreg\nconfig: {features: 8, spacing_mm: 2.0}\nsteps: 9\n"
+    save_file(network().state_dict(), tmp_path / "My weights.safetensors", metadata={"method": "neuroreg"})
+    recipe = (
+        "method: neuroreg\nconfig: {features: 8, spacing_mm: 2.0}\ninference: {spacing_mm: 1.0}\nsteps: 9\n"
     )
+    (tmp_path / "My weights.yaml").write_text(recipe)
     record = checkpoints.find(str(tmp_path / "My weights.safetensors"))
-    assert (record.method, record.config["features"], record.spacing_mm) == ("neuroreg", 8, 2.0)
+    assert (record.name, record.method) == ("my-weights", "neuroreg")
+    assert record.config == {"features": 8, "spacing_mm": 1.0}
     checkpoints.load_into(network(), record)
 
 
@@ -247,7 +249,7 @@ def test_a_file_is_described_by_its_own_metadata(tmp_path: Path) -> None:
     save_file(network().state_dict(), tmp_path / "a.safetensors", metadata=said)
     assert checkpoints.read_metadata(tmp_path / "a.safetensors") == said
     record = checkpoints.find(tmp_path / "a.safetensors")
-    assert (record.method, record.config, record.spacing_mm) == ("neuroreg", {"features": 8}, None)
+    assert (record.method, record.config) == ("neuroreg", {"features": 8})
 
 
 def test_a_listed_file_keeps_its_record_and_its_checks(home: MakeHome) -> None:
