@@ -8,16 +8,12 @@ axial and on the left of sagittal views, superior on top of the other two.
 import base64
 import io
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib
-import matplotlib.image
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
@@ -35,6 +31,18 @@ _MARGIN_MM = 6.0
 _SAGITTAL = 0.42  # a little right of the middle: the exact middle shows the cleft between the hemispheres
 CHECKER_MM = 20.0
 _DOUBLINGS = (0.5, 3.0)  # least and largest range of the Jacobian's colours, in doublings of volume
+
+_OCTAVES, _BINS = 3, 96
+_DIVERGING = (
+    (12, 58, 120),
+    (66, 134, 190),
+    (160, 203, 226),
+    (247, 247, 247),
+    (246, 178, 148),
+    (208, 82, 70),
+    (118, 8, 34),
+)
+"""blue to red through white, equally spaced; told apart by colour-blind readers"""
 
 FIXED_EDGE = (255, 214, 10)
 FOLD = (0, 200, 60)
@@ -82,7 +90,9 @@ def display_grid(front: Tensor, geometry: Geometry) -> Geometry:
     matrix = geometry.voxel_to_world.to(torch.float32)
     world = corners @ matrix[:3, :3].T
     longest = float((world.amax(dim=0) - world.amin(dim=0)).max()) + 2 * _MARGIN_MM
-    return conform.network_grid(front, geometry, longest / _LONGEST_PIXELS, 1, _MARGIN_MM, aligned_with=geometry)
+    return conform.network_grid(
+        front, geometry, longest / _LONGEST_PIXELS, 1, _MARGIN_MM, aligned_with=geometry
+    )
 
 
 def foreground(volume: Volume) -> Tensor:
@@ -101,7 +111,9 @@ def centre(grid: Geometry) -> tuple[float, float, float]:
     return (x + (_SAGITTAL - 0.5) * width, y, z)
 
 
-def slices(volume: Volume, grid: Geometry, point: tuple[float, float, float], *, fill: float = 0.0) -> list[Plane]:
+def slices(
+    volume: Volume, grid: Geometry, point: tuple[float, float, float], *, fill: float = 0.0
+) -> list[Plane]:
     """Channel 0 of ``volume`` in the planes of VIEWS through ``point`` (LPS mm), rows and columns as shown."""
     data = volume.data[None, :1] if volume.is_label else volume.data[None, :1].to(torch.float32)
     planes = []
@@ -125,7 +137,9 @@ class Window:
 
     def apply(self, plane: Plane) -> Plane:
         """Intensities as 0..1."""
-        return np.clip((np.nan_to_num(plane) - self.low) / (self.high - self.low), 0.0, 1.0).astype(np.float32)
+        return np.clip((np.nan_to_num(plane) - self.low) / (self.high - self.low), 0.0, 1.0).astype(
+            np.float32
+        )
 
 
 def window_of(volume: Volume) -> Window:
@@ -141,7 +155,14 @@ def window_of(volume: Volume) -> Window:
 def strip(pictures: list[Pixels], point: tuple[float, float, float]) -> Strip:
     """The three pictures of VIEWS, (rows, columns, 3) uint8 each, as panels."""
     return tuple(
-        Panel(png(picture), view.name, place(view.across, point), view.letters, picture.shape[1], picture.shape[0])
+        Panel(
+            png(picture),
+            view.name,
+            place(view.across, point),
+            view.letters,
+            picture.shape[1],
+            picture.shape[0],
+        )
         for view, picture in zip(VIEWS, pictures, strict=True)
     )
 
@@ -185,7 +206,9 @@ def difference(first: Plane, second: Plane) -> Pixels:
 
 def coloured(plane: Plane) -> Pixels:
     """0..1 in the diverging colours blue, white, red."""
-    return np.asarray(matplotlib.colormaps["RdBu_r"](plane, bytes=True))[..., :3].copy()
+    places = np.linspace(0.0, 1.0, len(_DIVERGING))
+    channels = [np.interp(plane, places, levels) for levels in zip(*_DIVERGING, strict=True)]
+    return (np.stack(channels, axis=-1) + 0.5).astype(np.uint8)
 
 
 def doublings(jacobian: Tensor, inside: Tensor) -> float:
@@ -223,34 +246,28 @@ def colour_stops(reach: float) -> tuple[list[str], list[str]]:
 def png(pixels: Pixels) -> str:
     """Pixels (rows, columns, 3) as a data URI."""
     buffer = io.BytesIO()
-    matplotlib.image.imsave(buffer, pixels, format="png", metadata={"Software": None})
+    Image.fromarray(pixels).save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-_PLAIN: Mapping[str, Any] = {
-    "text.parse_math": False,  # names come from files: a "$" in one is no formula
-    "svg.hashsalt": "neuroreg",  # the same picture is the same bytes
-    "font.size": 10,
-}
+@dataclass(frozen=True)
+class Bin:
+    """One bar of a histogram; place and width in 0..1 of the axis, the share in percent of all voxels."""
+
+    left: float
+    width: float
+    percent: float
 
 
-def histogram(jacobian: Tensor, inside: Tensor) -> str:
-    """How often each determinant occurs inside the mask, on a logarithmic scale: an SVG data URI."""
-    values = jacobian[inside & torch.isfinite(jacobian)].to(torch.float64).numpy()
-    positive = values[values > 0]
-    with matplotlib.rc_context(dict(_PLAIN)):
-        figure = Figure(figsize=(6.4, 2.4), layout="constrained")
-        axes = figure.add_subplot()
-        bins = np.logspace(-3, 3, 97, base=2)
-        share = np.full(positive.size, 100.0 / max(values.size, 1))
-        axes.hist(np.clip(positive, bins[0], bins[-1]), bins=bins.tolist(), weights=share, color="#4c6a92")
-        axes.axvline(1.0, color="#222", linewidth=0.8)
-        axes.set_xscale("log", base=2)
-        ticks = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_xlabel("determinant (1: same volume)")
-        axes.set_ylabel("% of voxels")
-        axes.spines[["top", "right"]].set_visible(False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def histogram(jacobian: Tensor, inside: Tensor) -> tuple[list[Bin], list[tuple[float, str]]]:
+    """How often each positive determinant occurs inside the mask, and the ticks (place 0..1, text) of its axis.
+
+    The axis is logarithmic, from 1/8 to 8; what lies beyond falls into the last bins.
+    """
+    values = jacobian[inside & torch.isfinite(jacobian)]
+    logs = values[values > 0].to(torch.float64).log2().clamp(-_OCTAVES, _OCTAVES)
+    counts, _ = np.histogram(logs.numpy(), bins=_BINS, range=(-_OCTAVES, _OCTAVES))
+    percent = 100.0 * counts / max(values.numel(), 1)
+    bins = [Bin(k / _BINS, 1 / _BINS, float(p)) for k, p in enumerate(percent)]
+    ticks = [((t + _OCTAVES) / (2 * _OCTAVES), f"{2.0**t:g}") for t in range(-_OCTAVES, _OCTAVES + 1)]
+    return bins, ticks

@@ -134,6 +134,7 @@ def _jacobian(scene: _Scene, jacobian: Volume) -> dict[str, object]:
     folds = (determinant <= 0) & scene.inside
     reach = draw.doublings(determinant, scene.inside)
     stops, ticks = draw.colour_stops(reach)
+    bins, marks = draw.histogram(determinant, scene.inside)
     points = {"middle": scene.point}
     if bool(folds.any()):
         points["worst"] = _lowest(determinant, folds, jacobian.geometry)
@@ -143,7 +144,9 @@ def _jacobian(scene: _Scene, jacobian: Volume) -> dict[str, object]:
         "ticks": ticks,
         "folded": int(folds.sum()),
         "inside": int(scene.inside.sum()),
-        "histogram": draw.histogram(determinant, scene.inside),
+        "bins": bins,
+        "marks": marks,
+        "top": max((each.percent for each in bins), default=0.0) or 1.0,
     }
 
 

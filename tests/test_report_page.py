@@ -1,0 +1,164 @@
+"""The page: self-contained, nothing from a file can act in it, every number and warning is there."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuroreg.errors import CannotCreateError, DataError
+from neuroreg.report import page
+from neuroreg.volume import Geometry, Volume
+
+GEOMETRY = Geometry((22, 26, 19), (5.0, 4.0, 6.0), (-50.0, 40.0, -31.0), (1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
+HOSTILE = '<script>alert(1)</script>" onload=x \x1b[31m\u202e $x^2$ {{ 7*7 }}'
+
+
+def _volume(seed: int) -> Volume:
+    generator = torch.Generator().manual_seed(seed)
+    points = GEOMETRY.points() - GEOMETRY.centre_mm
+    head = ((points / torch.tensor([40.0, 40.0, 45.0])) ** 2).sum(dim=-1) < 1
+    noise = torch.rand(GEOMETRY.shape, generator=generator)
+    return Volume((head * (0.5 + 0.5 * noise)).to(torch.float32)[None], GEOMETRY)
+
+
+def _write(path: Path, **changes: object) -> str:
+    arguments: dict[str, object] = {
+        "title": "moving to fixed",
+        "fixed": _volume(0),
+        "moving_before": _volume(1),
+        "moved": _volume(2),
+        "jacobian": Volume(torch.full((1, *GEOMETRY.shape), 1.1), GEOMETRY),
+        "figures": {"folded_percent": 0.001234567, "inverse_mean_mm": None},
+        "warnings": [],
+        "rois": None,
+        "provenance": {"program": "neuroreg", "inputs": {"fixed": {"name": "f.nii.gz"}}},
+    }
+    page.write_report(path, **{**arguments, **changes})  # type: ignore[arg-type]
+    return path.read_text(encoding="utf-8")
+
+
+class _Tags(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_small_file_that_asks_for_nothing(tmp_path: Path) -> None:
+    text = _write(tmp_path / "report.html")
+    parsed = _Tags(text)
+    assert parsed.open == []
+    assert (tmp_path / "report.html").stat().st_size < page.MAX_BYTES
+    tags = {tag for tag, _ in parsed.tags}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "form", "base"}
+    for _, attributes in parsed.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("src") or "data:").startswith("data:")
+        assert attributes.get("href") is None
+    assert not re.search(r"https?://|url\(|@import", text)
+    policies = [
+        a.get("content") for tag, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_hostile_names_stay_text_everywhere(tmp_path: Path) -> None:
+    plain = _Tags(_write(tmp_path / "plain.html", warnings=["w"], rois=[{"name": "r", "dice": 0.5}]))
+    text = _write(
+        tmp_path / "hostile.html",
+        title=HOSTILE,
+        warnings=[HOSTILE],
+        figures={HOSTILE: HOSTILE, "other": 1.0},
+        rois=[{"name": HOSTILE, "dice": 0.5}],
+        provenance={HOSTILE: {HOSTILE: HOSTILE}, "list": [HOSTILE]},
+    )
+    parsed = _Tags(text)
+    assert "script" not in {tag for tag, _ in parsed.tags}
+    assert {name for _, a in parsed.tags for name in a} == {name for _, a in plain.tags for name in a}
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "{{ 7*7 }}" in text
+    assert "&lt;script&gt;" in text
+
+
+def test_warnings_and_figures_are_shown(tmp_path: Path) -> None:
+    text = _write(tmp_path / "r.html", warnings=["left and right may be swapped", "second"])
+    assert "left and right may be swapped" in text
+    assert "2 warnings" in text
+    assert text.index("left and right may be swapped") < text.index("Figures of quality")
+    assert "Folded (%)" in text
+    assert "0.001235" in text
+    assert "not measured" in text
+    assert "inputs.fixed.name" in text
+
+
+def test_folds_are_counted_and_the_worst_is_shown(tmp_path: Path) -> None:
+    determinant = torch.full((1, *GEOMETRY.shape), 1.0)
+    determinant[0, 9, 13, 10:13] = -0.2
+    determinant[0, 0, 0, 0] = -5.0  # outside the head: not counted
+    clean = _write(tmp_path / "clean.html")
+    folded = _write(tmp_path / "folded.html", jacobian=Volume(determinant, GEOMETRY))
+    assert "No voxel inside the head or brain is folded" in clean
+    assert re.search(r"3 of \d+ voxels are folded", folded)
+    assert "Through the worst fold" in folded
+    # Voxel (10, 13, 9) lies at x = -50 + 5 * 10 = 0, y = 40 - 4 * 13 = -12, z = -31 + 6 * 9 = 23 mm.
+    worst = folded[folded.index("Through the worst fold") :]
+    assert ["S 23.0 mm" in worst, "A 12.0 mm" in worst, "L 0.0 mm" in worst] == [True, True, True]
+
+
+def test_bars_are_sorted_from_the_worst_and_keep_missing_regions(tmp_path: Path) -> None:
+    rows = [
+        {"label": 4, "name": "good", "dice": 0.9, "dice_before": 0.5},
+        {"label": 7, "name": "", "dice": 0.25},
+        {"label": 9, "name": "absent", "dice": None},
+        {"label": 10, "name": "strange", "dice": float("nan")},
+    ]
+    found = page.bars(rows)
+    assert [bar["name"] for bar in found] == ["absent", "strange", "7", "good"]
+    assert found[0]["text"] == "no value"
+    assert (found[3]["after"], found[3]["before"]) == (90.0, 50.0)
+    assert "0.900 (0.500)" in _write(tmp_path / "r.html", rois=rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "not measured"),
+        (True, "yes"),
+        (3, "3"),
+        (0.00012345, "0.0001234"),
+        (float("nan"), "not a number"),
+        ("a\x00b", "a?b"),
+    ],
+)
+def test_numbers_are_written_for_readers(value: object, shown: str) -> None:
+    assert page.number(value) == shown
+
+
+def test_volumes_on_another_grid_are_refused(tmp_path: Path) -> None:
+    other = Geometry(GEOMETRY.size, GEOMETRY.spacing, (0.0, 0.0, 0.0), GEOMETRY.direction)
+    with pytest.raises(DataError, match="moved image of the report is not on the fixed grid"):
+        _write(tmp_path / "r.html", moved=Volume(_volume(2).data, other))
+
+
+def test_an_existing_report_is_kept_unless_asked(tmp_path: Path) -> None:
+    first = _write(tmp_path / "r.html")
+    with pytest.raises(CannotCreateError):
+        _write(tmp_path / "r.html", title="second")
+    assert (tmp_path / "r.html").read_text(encoding="utf-8") == first
+    assert "second" in _write(tmp_path / "r.html", title="second", overwrite=True)
+
+
+def test_the_same_registration_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert _write(tmp_path / "a.html") == _write(tmp_path / "b.html")
