@@ -192,7 +192,7 @@ def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
 
 
 def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
-    """Method and the options to use it with: from the file's own metadata if it says both, else from <stem>.yaml beside it."""
+    """Method and the options to use it with: from the file's metadata if it says both, else from <stem>.yaml."""
     said = read_metadata(path)
     if "method" in said and "config" in said:
         try:

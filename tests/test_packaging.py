@@ -15,10 +15,11 @@ import yaml
 
 import neuroreg
 from neuroreg.cli import COMMANDS
+from neuroreg.errors import NeuroregError
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-MODULE_OF = {"simpleitk": "SimpleITK", "scikit-image": "skimage", "pyyaml": "yaml", "antspyx": "ants"}
+MODULE_OF = {"simpleitk": "SimpleITK", "pillow": "PIL", "pyyaml": "yaml", "antspyx": "ants"}
 """Distributions whose module is called otherwise."""
 
 
@@ -105,14 +106,18 @@ def imported() -> set[str]:
     return names - set(sys.stdlib_module_names) - {"neuroreg"}
 
 
+def modules(*requirements: str) -> set[str]:
+    """The module each requirement brings."""
+    names = {distribution(requirement) for requirement in requirements}
+    return {MODULE_OF.get(name, name).replace("-", "_") for name in names}
+
+
 def test_every_dependency_is_used_and_every_import_declared() -> None:
-    core = {distribution(r) for r in PROJECT["project"]["dependencies"]}
+    core = modules(*PROJECT["project"]["dependencies"])
     optional = PROJECT["project"]["optional-dependencies"]
-    extras = {distribution(r) for extra in ("ants", "greedy", "train") for r in optional[extra]}
     used = imported()
-    assert {name for name in core if MODULE_OF.get(name, name) not in used} == set()
-    declared = {MODULE_OF.get(name, name).replace("-", "_") for name in core | extras}
-    assert used <= declared
+    assert core - used == set()
+    assert used <= core | modules(*(r for extra in ("ants", "greedy", "train") for r in optional[extra]))
 
 
 def test_the_core_stays_small() -> None:
@@ -132,6 +137,13 @@ def test_the_readme_says_how_to_install_and_test() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "\npip install -c constraints.txt . && neuroreg demo\n" in text
     assert "<!-- test command -->\n```bash\npip install -c constraints.txt '.[test]' && pytest\n```\n" in text
+
+
+def test_the_readme_explains_every_exit_code() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("## Exit codes") : text.index("## Limits")]
+    codes = {error.exit_code for error in NeuroregError.__subclasses__()} | {0, 130, 143, 141}
+    assert {code for code in codes if not re.search(rf"\b{code}\b", table)} == set()
 
 
 def test_the_readme_names_every_command() -> None:

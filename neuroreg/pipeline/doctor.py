@@ -22,7 +22,7 @@ CORE = (
     "safetensors",
     "pydantic",
     "typer",
-    "matplotlib",
+    "pillow",
 )
 EXTRAS = {"ants": "antspyx", "greedy": "picsl_greedy", "train": "accelerate", "interop": "nitransforms"}
 TORCH_FLOOR = (2, 11)
