@@ -37,7 +37,7 @@ def sample(
 ) -> Tensor:
     """Read image (B, C, D, H, W) at index (B, 3, d, h, w) voxels of that image; returns (B, C, d, h, w).
 
-    ``fill=None`` repeats the border. A number is used where the index lies outside [-1/2, n - 1/2], which is
+    ``fill=None`` repeats the border. A number is used where the index lies outside [-1/2, n - 1/2), which is
     ITK's rule: half a voxel beyond the outermost centres still counts as inside and is clamped.
     Nearest rounds halves up as ITK does and keeps any dtype exact.
     """
@@ -46,8 +46,8 @@ def sample(
 
 
 def inside(index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Whether index (B, 3, ...) lies inside [-1/2, n - 1/2] on every axis: (B, 1, ...) bool."""
-    ok = [(index[:, a] >= -0.5) & (index[:, a] <= n - 0.5) for a, n in enumerate(shape)]
+    """Whether index (B, 3, ...) lies inside [-1/2, n - 1/2) on every axis: (B, 1, ...) bool."""
+    ok = [(index[:, a] >= -0.5) & (index[:, a] < n - 0.5) for a, n in enumerate(shape)]
     return (ok[0] & ok[1] & ok[2])[:, None]
 
 
@@ -72,26 +72,28 @@ def sample_points(image: Tensor, points: Tensor) -> Tensor:
     """Read image (C, D, H, W) linearly at a list of points (3, N) voxels of it, border repeated: (C, N).
 
     The same values as ``sample``, by eight gathers instead of ``grid_sample``, which on a CPU works 3-D volumes
-    one scalar at a time: half the time for one channel, and it uses all threads. ``points`` is overwritten.
+    one scalar at a time: half the time for one channel, and it uses all threads. ``points`` is overwritten; they
+    may be float64 over a float32 image, which keeps the positions exact at no cost.
     Every side of the image must be at least 2.
     """
     depth, height, width = image.shape[1:]
-    corner = []
+    corner, weight = [], []
     for axis, size in enumerate((depth, height, width)):
         lower = points[axis].clamp_(0, size - 1).floor().clamp_(max=size - 2)
-        points[axis].sub_(lower)
+        weight.append(points[axis].sub_(lower).to(image.dtype))
         corner.append(lower.to(torch.int32))
     base = corner[0].mul_(height).add_(corner[1]).mul_(width).add_(corner[2])
-    flat = image.reshape(image.shape[0], -1)
-
-    def along_width(offset: int) -> Tensor:
-        left = flat[:, offset:].index_select(1, base)
-        return left.lerp_(flat[:, offset + 1 :].index_select(1, base), points[2])
-
     plane = height * width
-    near = along_width(0).lerp_(along_width(width), points[1])
-    far = along_width(plane).lerp_(along_width(plane + width), points[1])
-    return near.lerp_(far, points[0])
+    out = torch.empty(image.shape[0], points.shape[1], dtype=image.dtype, device=image.device)
+    for channel, flat in enumerate(image.reshape(image.shape[0], -1)):
+        edges = []
+        for offset in (0, width, plane, plane + width):
+            left = flat[offset:].index_select(0, base)
+            edges.append(left.lerp_(flat[offset + 1 :].index_select(0, base), weight[2]))
+        near, far = edges[0].lerp_(edges[1], weight[1]), edges[2].lerp_(edges[3], weight[1])
+        torch.lerp(near, far, weight[0], out=out[channel])
+    return out
+
 
 def warp(
     image: Tensor,
@@ -247,43 +249,82 @@ def determinant(m: Tensor) -> Tensor:
     )
 
 
+
 def smallest_determinant(u: Tensor) -> Tensor:
     """The least of the eight determinants of d(i + u)/di made of one-sided differences: (B, D, H, W).
 
     Positive everywhere means the map is one-to-one however its grid cells are differenced, so also by central
     differences at this spacing or a finer one ("digital diffeomorphism"). Outside the grid u repeats its border.
     """
-    sides: list[list[list[Tensor]]] = []
-    for axis in (2, 3, 4):
-        step = torch.diff(u, dim=axis)
-        rim = torch.zeros_like(u.narrow(axis, 0, 1))
-        sides.append([list(torch.cat(pair, axis).unbind(1)) for pair in ((step, rim), (rim, step))])
-        for columns in sides[-1]:
-            columns[axis - 2] = columns[axis - 2] + 1.0
-    least: Tensor | None = None
-    for b in sides[1]:
-        for c in sides[2]:
-            cross = [b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0]]
-            for a in sides[0]:
-                value = a[0] * cross[0] + a[1] * cross[1] + a[2] * cross[2]
-                least = value if least is None else torch.minimum(least, value)
-    assert least is not None
-    return least
+    nodes = torch.arange(u[0, 0].numel(), device=u.device)
+    return torch.stack([_smallest_at(one, nodes).reshape(one.shape[1:]) for one in u])
 
 
-def unfold(u: Tensor, *, floor: float = 0.02, rounds: int = 200) -> Tensor:
+def _smallest_at(u: Tensor, nodes: Tensor, *, chunk: int = 16384) -> Tensor:
+    """``smallest_determinant`` of u (3, D, H, W) at a list of flat indices (N,): (N,)."""
+    parts = [_smallest_of(*_one_sided(u, part)) for part in nodes.split(chunk)]
+    return torch.cat(parts) if parts else u.new_zeros(0)
+
+
+def _neighbours(shape: tuple[int, ...], nodes: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Per axis, the flat indices before and after each of ``nodes``, border repeated."""
+    pairs, stride = [], 1
+    for size in reversed(shape):
+        place = torch.div(nodes, stride, rounding_mode="floor") % size
+        pairs.append((nodes - stride * (place > 0), nodes + stride * (place < size - 1)))
+        stride *= size
+    return pairs[::-1]
+
+
+def _one_sided(u: Tensor, nodes: Tensor) -> tuple[list[list[Tensor]], ...]:
+    # per axis: the columns (components d, h, w) of I + grad u, by backward and by forward differences
+    flat = u.reshape(3, -1)
+    here = flat.index_select(1, nodes)
+    sides = []
+    for axis, (before, after) in enumerate(_neighbours(u.shape[1:], nodes)):
+        pair = [here - flat.index_select(1, before), flat.index_select(1, after) - here]
+        for column in pair:
+            column[axis] += 1.0
+        sides.append([list(column.unbind(0)) for column in pair])
+    return tuple(sides)
+
+
+def _smallest_of(along_d: list[list[Tensor]], along_h: list[list[Tensor]], along_w: list[list[Tensor]]) -> Tensor:
+    values = []
+    for b in along_h:
+        for c in along_w:
+            cross = (b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0])
+            values += [a[0] * cross[0] + a[1] * cross[1] + a[2] * cross[2] for a in along_d]
+    return torch.stack(values).amin(0)
+
+
+def unfold(u: Tensor, *, floor: float = 0.02, rounds: int = 100) -> Tensor:
     """u (B, 3, D, H, W) voxels, relaxed towards the mean of its neighbours where it folds or nearly does.
 
     Only neighbourhoods with ``smallest_determinant`` below ``floor`` change; they grow slowly until no such
-    voxel is left. The result has none; a field that needs none is returned as it is.
+    voxel is left, so the result has none. Raises nothing; a field without them comes back unchanged.
     """
+    return torch.stack([_unfold(one.clone(), floor, rounds) for one in u])
+
+
+def _unfold(u: Tensor, floor: float, rounds: int) -> Tensor:
+    shape, flat = u.shape[1:], u.reshape(3, -1)
+    suspects = torch.arange(flat.shape[1], device=u.device)
     for turn in range(rounds):
-        bad = smallest_determinant(u) < floor
-        if not bool(bad.any()):
+        bad = suspects[_smallest_at(u, suspects) < floor]
+        if not len(bad):
             return u
-        width = 2 * (1 + turn // 8) + 1
-        weight = F.max_pool3d(bad[:, None].to(u.dtype), width, stride=1, padding=width // 2)
-        for _ in range(2):
-            mean = F.avg_pool3d(F.pad(u, (1,) * 6, mode="replicate"), 3, stride=1)
-            u = torch.lerp(u, mean, weight)
-    return torch.zeros_like(u)
+        nodes = _grow(shape, bad, 1 + turn // 4)
+        around = torch.stack([index for pair in _neighbours(shape, nodes) for index in pair])
+        for _ in range(4):
+            mean = flat[:, around].mean(1)
+            flat[:, nodes] = torch.lerp(flat[:, nodes], mean, 0.5)
+        suspects = _grow(shape, nodes, 1)
+    return torch.zeros_like(u)  # rather no deformation than a fold; no field has been seen to come here
+
+
+def _grow(shape: tuple[int, ...], nodes: Tensor, steps: int) -> Tensor:
+    """The nodes and their 6-neighbours, ``steps`` times: sorted flat indices."""
+    for _ in range(steps):
+        nodes = torch.cat([nodes, *(index for pair in _neighbours(shape, nodes) for index in pair)]).unique()
+    return nodes

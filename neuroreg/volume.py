@@ -47,7 +47,8 @@ class Geometry:
     @property
     def world_to_voxel(self) -> Tensor:
         """(4, 4) float64: LPS mm -> voxel index (x, y, z, 1)."""
-        return torch.linalg.inv(self.voxel_to_world)
+        inverse: Tensor = torch.linalg.inv(self.voxel_to_world)
+        return inverse
 
     @property
     def centre_mm(self) -> Tensor:
