@@ -1,0 +1,287 @@
+"""The verb register, end to end on phantoms with toy methods whose field is known."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pipeline_phantoms as phantoms
+import pytest
+import SimpleITK as sitk
+import torch
+
+from neuroreg.errors import DataError, UsageError, WriteError
+from neuroreg.io.images import read_image, write_image
+from neuroreg.io.transforms import read_transform, write_transform
+from neuroreg.methods import METHODS
+from neuroreg.pipeline import align, outputs
+from neuroreg.pipeline.config import RegisterConfig, resolve
+from neuroreg.pipeline.register import plan, register
+from neuroreg.registry import Entry
+from neuroreg.transforms import Affine, Chain, DisplacementField
+from neuroreg.volume import Volume
+
+STANDARD = ["moved.nii.gz", "displacement.nii.gz", "transform.h5", "inverse.h5", "affine.mat", "jacobian.nii.gz"]
+
+
+@pytest.fixture(autouse=True)
+def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("Toy", "OutOfMemoryToy", "BrokenToy", "NotANumberToy"):
+        monkeypatch.setitem(METHODS, name.lower(), Entry(f"pipeline_phantoms:{name}", "for tests"))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return phantoms.save_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def shift_file(tmp_path: Path) -> Path:
+    """The affine that is true for the phantoms, with some scaling to make its Jacobian known: det = 1.056."""
+    matrix = torch.diag(torch.tensor([1.1, 0.8, 1.2, 1.0], dtype=torch.float64))
+    matrix[:3, 3] = torch.tensor(phantoms.SHIFT_MM, dtype=torch.float64) + torch.tensor([-0.5, -1.6, -2.4])
+    write_transform(Affine(matrix), tmp_path / "start.mat")
+    return tmp_path / "start.mat"
+
+
+def config(pair: tuple[Path, Path], folder: Path, **settings: Any) -> RegisterConfig:
+    below = {"method": "toy", "affine": "none", "threads": 1, "fixed": pair[0], "moving": pair[1], "output": folder}
+    return RegisterConfig(**{**below, **settings})
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_promised_file_is_left_and_the_record_is_the_commit_mark(
+    pair: tuple[Path, Path], tmp_path: Path, shift_file: Path
+) -> None:
+    done = register(config(pair, tmp_path / "out", affine=str(shift_file)))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*STANDARD, "run.json"])
+    assert list(done.outputs) == STANDARD
+    for name, described in done.outputs.items():
+        assert described == {"sha256": sha256(tmp_path / "out" / name), "bytes": (tmp_path / "out" / name).stat().st_size}
+    on_disk = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert on_disk == done.model_dump(mode="json")
+    assert on_disk["inputs"]["moving"] == {"name": "moving.nii.gz", "sha256": sha256(pair[1])}
+    assert str(tmp_path) not in json.dumps(on_disk)
+    assert on_disk["seconds"]["total"] >= max(v for k, v in on_disk["seconds"].items() if k != "total")
+
+
+def test_other_programs_apply_the_files_as_we_do(pair: tuple[Path, Path], tmp_path: Path, shift_file: Path) -> None:
+    folder = tmp_path / "out"
+    register(config(pair, folder, affine=str(shift_file)))
+    fixed, moving = (sitk.ReadImage(str(path), sitk.sitkFloat64) for path in pair)
+    ours = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "moved.nii.gz")))
+    composite = sitk.ReadTransform(str(folder / "transform.h5"))
+    theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, composite, sitk.sitkLinear, 0.0))
+    rim = np.abs(ours - theirs) > 1e-2  # a point on the very edge may fall on either side of it
+    assert rim.sum() <= 5
+    assert ours.std() > 50
+
+    rng = np.random.default_rng(1)
+    inverse = sitk.ReadTransform(str(folder / "inverse.h5"))
+    field = sitk.DisplacementFieldTransform(sitk.ReadImage(str(folder / "displacement.nii.gz"), sitk.sitkVectorFloat64))
+    jacobian = sitk.ReadImage(str(folder / "jacobian.nii.gz"))
+    for index in rng.integers(8, 26, (40, 3)).tolist():
+        point = np.array(fixed.TransformIndexToPhysicalPoint(index))
+        moved = np.array(composite.TransformPoint(point))
+        assert np.abs(np.array(field.TransformPoint(point)) - moved).max() < 1e-3
+        assert np.abs(np.array(inverse.TransformPoint(moved)) - point).max() < 0.05
+        axes = np.array(fixed.GetDirection()).reshape(3, 3) * np.array(fixed.GetSpacing())
+        ends = [[np.array(composite.TransformPoint(point + s * axes[:, k])) for k in range(3)] for s in (1, -1)]
+        slope = np.array([(a - b) / 2 for a, b in zip(*ends, strict=True)]).T
+        assert jacobian[index] == pytest.approx(np.linalg.det(slope) / np.linalg.det(axes), abs=2e-3)
+
+
+def test_the_jacobian_counts_the_affine(pair: tuple[Path, Path], tmp_path: Path, shift_file: Path) -> None:
+    register(config(pair, tmp_path / "out", affine=str(shift_file), options={"amplitude": 0.0}))
+    values = read_image_array(tmp_path / "out" / "jacobian.nii.gz")
+    assert np.abs(values - 1.1 * 0.8 * 1.2).max() < 1e-4
+
+
+def read_image_array(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_the_same_command_twice_gives_the_same_bytes(pair: tuple[Path, Path], tmp_path: Path, shift_file: Path) -> None:
+    first = register(config(pair, tmp_path / "a", affine=str(shift_file)))
+    second = register(config(pair, tmp_path / "b", affine=str(shift_file)))
+    assert first.outputs == second.outputs
+
+
+def test_only_what_is_asked_for_is_computed(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("not asked for")
+
+    monkeypatch.setattr(outputs, "total_field", refuse)
+    monkeypatch.setattr(align.Alignment, "inverse", refuse)
+    done = register(config(pair, tmp_path / "out", outputs="image,transform"))
+    assert list(done.outputs) == ["moved.nii.gz", "transform.h5"]
+    assert "inverse_consistency_mean_mm" not in done.figures
+
+
+def test_the_field_stays_on_its_native_grid(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    register(config(pair, tmp_path / "out", outputs="transform"))
+    chain = read_transform(tmp_path / "out" / "transform.h5")
+    assert isinstance(chain, Chain)
+    field, affine = chain.parts
+    assert isinstance(field, DisplacementField)
+    assert field.geometry.spacing == (4.0, 4.0, 4.0)  # level 1 of the toy's 2 mm grid
+    assert isinstance(affine, Affine)
+
+
+def test_labels_are_moved_exactly_and_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    fixed_seg, moving_seg = phantoms.save_labels(pair[0].parent)
+    write_transform(_shift(), tmp_path / "shift.mat")
+    done = register(
+        config(
+            pair,
+            tmp_path / "out",
+            affine=str(tmp_path / "shift.mat"),
+            options={"amplitude": 0.0},
+            fixed_labels=fixed_seg,
+            moving_labels=moving_seg,
+            outputs="affine",
+        )
+    )
+    assert list(done.outputs) == ["affine.mat", "moved_labels.nii.gz", "rois.csv"]
+    moved = read_image_array(tmp_path / "out" / "moved_labels.nii.gz")
+    assert set(np.unique(moved)) == {0, 4, 23, 16_777_217}
+    assert done.figures["dice_mean"] is not None
+    assert done.figures["dice_mean"] > 0.8
+    assert len((tmp_path / "out" / "rois.csv").read_text().splitlines()) == 4
+
+
+def _shift() -> Affine:
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, 3] = torch.tensor(phantoms.SHIFT_MM, dtype=torch.float64)
+    return Affine(matrix)
+
+
+def test_the_figures_of_a_known_map(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    write_transform(_shift(), tmp_path / "shift.mat")
+    done = register(
+        config(pair, tmp_path / "out", affine=str(tmp_path / "shift.mat"), options={"amplitude": 0.0}, outputs="inverse")
+    )
+    length = math.dist(phantoms.SHIFT_MM, (0, 0, 0))
+    assert done.figures["displacement_mean_mm"] == pytest.approx(length, abs=1e-5)
+    assert done.figures["residual_max_mm"] == pytest.approx(0.0, abs=1e-5)
+    assert done.figures["folded_percent"] == done.figures["sd_log_jacobian"] == 0.0
+    assert done.figures["inverse_consistency_max_mm"] == pytest.approx(0.0, abs=1e-5)
+    assert done.figures["ncc_after"] > 0.95 > done.figures["ncc_before"]
+    assert done.quality.passed, done.quality.reasons
+
+
+def test_also_moves_further_images(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    extra = tmp_path / "t2.x.nii.gz"
+    extra.write_bytes(pair[1].read_bytes())
+    done = register(config(pair, tmp_path / "out", also=(extra,), outputs="image"))
+    assert done.outputs["t2.x_moved.nii.gz"]["sha256"] == done.outputs["moved.nii.gz"]["sha256"]
+    twice = tmp_path / "other" / "t2.x.nii.gz"
+    twice.parent.mkdir()
+    twice.write_bytes(extra.read_bytes())
+    with pytest.raises(UsageError, match="two images would be written"):
+        register(config(pair, tmp_path / "second", also=(extra, twice)))
+
+
+def test_a_mask_limits_what_is_registered(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    fixed = read_image(pair[0]).volume
+    mask = torch.zeros_like(fixed.data, dtype=torch.uint8)
+    mask[:, 10:24, 12:30, 10:28] = 1
+    write_image(Volume(mask, fixed.geometry, is_label=True), tmp_path / "mask.nii.gz")
+    seen: list[int] = []
+
+    class Seeing(phantoms.Toy):
+        def predict(self, fixed: torch.Tensor, moving: torch.Tensor, start: Any = None) -> Any:
+            seen.append(int((fixed > 0).sum()))
+            return super().predict(fixed, moving, start)
+
+    phantoms.Seeing = Seeing  # type: ignore[attr-defined]
+    METHODS["seeing"] = Entry("pipeline_phantoms:Seeing", "for tests")
+    try:
+        register(config(pair, tmp_path / "a", method="seeing", outputs="image"))
+        register(config(pair, tmp_path / "b", method="seeing", outputs="image", fixed_mask=tmp_path / "mask.nii.gz"))
+    finally:
+        del METHODS["seeing"]
+    assert seen[1] < 0.5 * seen[0]
+    write_image(Volume(mask * 0, fixed.geometry, is_label=True), tmp_path / "empty.nii.gz")
+    with pytest.raises(DataError, match="mask is empty"):
+        register(config(pair, tmp_path / "c", fixed_mask=tmp_path / "empty.nii.gz"))
+
+
+def test_a_run_can_be_repeated_from_its_record(
+    pair: tuple[Path, Path], tmp_path: Path, shift_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = register(config(pair, tmp_path / "a", affine=str(shift_file), options={"amplitude": 0.7}, seed=3))
+    monkeypatch.chdir(pair[0].parent)
+    (tmp_path / "a" / "start.mat").write_bytes(shift_file.read_bytes())
+    again = resolve({"output": tmp_path / "b"}, tmp_path / "a" / "run.json")
+    assert again.seed == 3
+    assert again.options == {"amplitude": 0.7}
+    assert register(again).outputs == first.outputs
+
+
+def test_a_report_that_fails_is_a_warning(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    pages: list[dict[str, Any]] = []
+
+    def reporter(path: Path, **page: Any) -> None:
+        pages.append(page)
+        raise ValueError("no ink")
+
+    done = register(config(pair, tmp_path / "out", outputs="report"), reporter=reporter)
+    assert any("no ink" in warning for warning in done.warnings)
+    assert (tmp_path / "out" / "run.json").exists()
+    geometry = read_image(pair[0]).volume.geometry
+    assert all(pages[0][name].geometry.same_grid(geometry) for name in ("fixed", "moving_before", "moved", "jacobian"))
+
+
+def test_a_failing_write_leaves_nothing(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise WriteError("the disk is full")
+
+    monkeypatch.setattr(outputs, "write_transform", full)
+    with pytest.raises(WriteError):
+        register(config(pair, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").write_text("mine")
+    with pytest.raises(WriteError):
+        register(config(pair, tmp_path / "kept"))
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["notes.txt"]
+
+
+def test_a_deformation_is_no_affine(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    register(config(pair, tmp_path / "out", outputs="transform"))
+    with pytest.raises(DataError, match="holds a deformation"):
+        register(config(pair, tmp_path / "b", affine=str(tmp_path / "out" / "transform.h5")))
+
+
+def test_a_field_of_nans_is_never_written(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no usable field"):
+        register(config(pair, tmp_path / "out", method="notanumbertoy"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_checks_all_and_writes_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    planned = plan(config(pair, tmp_path / "out"))
+    assert planned["outputs"] == [*STANDARD, "report.html", "run.json"]
+    assert isinstance(planned["memory_mb"], int)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="Did you mean 'toy'"):
+        plan(config(pair, tmp_path / "out", method="tooy"))
+
+
+def test_an_option_of_the_method_is_checked(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'amplitude'"):
+        plan(config(pair, tmp_path / "out", options={"amplitud": 1}))
+    with pytest.raises(UsageError, match="option amplitude: Input should be a valid number"):
+        plan(config(pair, tmp_path / "out", options={"amplitude": "big"}))
+    with pytest.raises(UsageError, match="has no weights"):
+        plan(config(pair, tmp_path / "out", weights="some"))
