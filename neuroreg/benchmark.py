@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from neuroreg.benchmark_external import METHODS as EXTERNAL
-from neuroreg.errors import DataError, NeuroregError, UsageError
+from neuroreg.errors import DataError, InternalError, NeuroregError, UsageError
 from neuroreg.io.files import check_input, output_lock, prepare_folder
 from neuroreg.io.images import read_labels
 from neuroreg.io.tables import read_csv, write_csv
@@ -232,7 +232,7 @@ def _measure(contender: Contender, pair: LabelledPair, config: BenchmarkConfig, 
     out, result = folder / "out", folder / "process.json"
     command = contender.command(pair, out, config.threads)
     launcher = [sys.executable, "-m", "neuroreg.benchmark_process", str(result), str(config.timeout_s), "--"]
-    subprocess.run([*launcher, *command], check=True, env=_environment(config.threads))
+    _run([*launcher, *command], _environment(config.threads))
     found = json.loads(result.read_text(encoding="utf-8"))
     row = replace(
         _blank_row(contender, pair, config.threads),
@@ -247,6 +247,18 @@ def _measure(contender: Contender, pair: LabelledPair, config: BenchmarkConfig, 
     if not config.keep:
         shutil.rmtree(folder)
     return row
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run the launcher; if this process is told to stop, the launcher is too, and stops what it launched."""
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        raise InternalError(f"the launcher of the benchmark ended with {process.returncode}")
 
 
 def _blank_row(contender: Contender, pair: LabelledPair, threads: int) -> Row:
