@@ -147,7 +147,8 @@ def separable(x: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         x = torch.matmul(height, torch.matmul(x, width.T))
         rows = x.shape[3:]
         x = torch.matmul(depth, x.reshape(batch, channels, x.shape[2], -1))
-    return x.reshape(batch, channels, depth.shape[0], *rows)
+    out: Tensor = x.reshape(batch, channels, depth.shape[0], *rows)
+    return out
 
 
 def upsample(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -249,7 +250,6 @@ def determinant(m: Tensor) -> Tensor:
     )
 
 
-
 def smallest_determinant(u: Tensor) -> Tensor:
     """The least of the eight determinants of d(i + u)/di made of one-sided differences: (B, D, H, W).
 
@@ -262,7 +262,7 @@ def smallest_determinant(u: Tensor) -> Tensor:
 
 def _smallest_at(u: Tensor, nodes: Tensor, *, chunk: int = 16384) -> Tensor:
     """``smallest_determinant`` of u (3, D, H, W) at a list of flat indices (N,): (N,)."""
-    parts = [_smallest_of(*_one_sided(u, part)) for part in nodes.split(chunk)]
+    parts = [_smallest_of(*_one_sided(u, part)) for part in nodes.split(chunk)]  # type: ignore[no-untyped-call]
     return torch.cat(parts) if parts else u.new_zeros(0)
 
 
@@ -326,5 +326,6 @@ def _unfold(u: Tensor, floor: float, rounds: int) -> Tensor:
 def _grow(shape: tuple[int, ...], nodes: Tensor, steps: int) -> Tensor:
     """The nodes and their 6-neighbours, ``steps`` times: sorted flat indices."""
     for _ in range(steps):
-        nodes = torch.cat([nodes, *(index for pair in _neighbours(shape, nodes) for index in pair)]).unique()
+        around = (index for pair in _neighbours(shape, nodes) for index in pair)
+        nodes = torch.unique(torch.cat([nodes, *around]))
     return nodes

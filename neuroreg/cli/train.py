@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from neuroreg.cli import console, options
+from neuroreg.errors import UsageError
 
 
 def command(
@@ -29,13 +30,20 @@ def command(
     """Train RECIPE, resuming where an earlier run of it stopped; the best weights by validation Dice are kept."""
     from neuroreg.training import run
 
+    if prepare_only and prepare is None:
+        raise UsageError("--prepare-only needs the data folder", remedy="give it with --prepare DATA")
+    made: list[Path] = []
     with console.training(quiet=quiet) as show:
         if prepare is not None:
             names = label_names or prepare.parent / "labels" / "dlmuse.csv"
-            run.prepare(recipe, prepare, names, show.packing)
+            made = run.prepare(recipe, prepare, names, show.packing)
         if prepare_only:
+            if json:
+                console.emit({"packed": [path.name for path in made]}, command="train")
             return
         outcome = run.run(recipe, run.RunOptions(output, device, threads, restart, tensorboard), show.event)
+    if not outcome.is_main:
+        return
     result = {
         "weights": outcome.weights.name,
         "best_dice": outcome.best_dice,

@@ -29,7 +29,7 @@ def dice_of_rois(fixed_labels: Tensor, moving_labels: Tensor, u: Tensor, ids: Te
 
 def draw_ids(labels: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """``count`` random region ids among those present: 0 is background, 1 unlabelled fluid, neither is drawn."""
-    ids = labels.unique()
+    ids: Tensor = torch.unique(labels)
     ids = ids[ids > 1]
     order = torch.randperm(len(ids), generator=generator)[:count]
     return ids[order.to(ids.device)]

@@ -7,8 +7,12 @@ from neuroreg import field
 
 
 def diffusion(u: Tensor) -> Tensor:
-    """Mean squared forward difference, averaged over axes and components. Free of units: voxels per voxel."""
-    steps = [u.float().diff(dim=axis).square().mean() for axis in (2, 3, 4)]
+    """Mean squared forward difference, averaged over axes and components. Free of units: voxels per voxel.
+
+    An axis of one voxel has no differences and counts as smooth.
+    """
+    u = u.float()
+    steps = [u.diff(dim=a).square().mean() if u.shape[a] > 1 else u.new_zeros(()) for a in (2, 3, 4)]
     return torch.stack(steps).mean()
 
 

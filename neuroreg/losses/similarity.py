@@ -16,11 +16,12 @@ def lncc_map(fixed: Tensor, moved: Tensor, *, window: int = 9, stride: int = 1, 
     """
     fixed, moved = fixed.float(), moved.float()
     stack = torch.cat((fixed, moved, fixed * fixed, moved * moved, fixed * moved), dim=1)
-    mean_f, mean_m, mean_ff, mean_mm, mean_fm = field.box_mean(stack, window, stride=stride).split(1, dim=1)
+    mean_f, mean_m, mean_ff, mean_mm, mean_fm = field.box_mean(stack, window, stride=stride).chunk(5, dim=1)
     covariance = mean_fm - mean_f * mean_m
     variance_f = (mean_ff - mean_f * mean_f).clamp_min(0) + eps
     variance_m = (mean_mm - mean_m * mean_m).clamp_min(0) + eps
-    return covariance * covariance / (variance_f * variance_m)
+    out: Tensor = covariance * covariance / (variance_f * variance_m)
+    return out
 
 
 def lncc(

@@ -11,7 +11,8 @@ the first step warps by random fields.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +25,7 @@ from neuroreg.nn.blocks import ResidualBlock, conv3, flow_head
 from neuroreg.nn.pyramid import register_pyramid
 
 
-class Config(MethodConfig):
+class DualPRConfig(MethodConfig):
     """Options of ``dualprnet``."""
 
     spacing_mm: float = Field(2.0, gt=0, description="Spacing of the network grid, mm")
@@ -33,7 +34,7 @@ class Config(MethodConfig):
     pyramid_width: int = Field(32, ge=4, description="Channels of the refined feature maps")
     window: int = Field(9, ge=3, le=15, description="Side of the LNCC window, voxels")
     smoothness: float = Field(1.0, ge=0, description="Weight of the diffusion of each level's update")
-    dice: float = Field(0.0, ge=0, description="Weight of 1 - soft Dice over randomly chosen regions (not in the paper)")
+    dice: float = Field(0.0, ge=0, description="Weight of 1 - soft Dice over random regions (not in the paper)")
     dice_rois: int = Field(8, ge=1, description="Regions drawn at each training step")
 
 
@@ -52,7 +53,7 @@ class Encoder(nn.Module):
         first = nn.Sequential(
             conv3(1, widths[0], stride=2), nn.BatchNorm3d(widths[0]), nn.ReLU(), conv3(widths[0], widths[0])
         )
-        self.blocks = nn.ModuleList([first, *(self._block(a, b) for a, b in zip(widths, widths[1:], strict=False))])
+        self.blocks = nn.ModuleList([first, *(self._block(a, b) for a, b in pairwise(widths))])
         self.lateral = nn.ModuleList([nn.Conv3d(width, pyramid_width, 1) for width in widths])
         self.refine = nn.ModuleList([conv3(pyramid_width, pyramid_width) for _ in widths])
 
@@ -93,7 +94,7 @@ class UpdateHead(nn.Module):
 class Network(nn.Module):
     """Encoder and one head per level."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: DualPRConfig) -> None:
         super().__init__()
         self.encoder = Encoder(config.widths, config.pyramid_width)
         levels = 4 if config.header == "pyramid" else 1
@@ -109,10 +110,10 @@ class Network(nn.Module):
 class DualPRNet:
     """Dual-stream pyramid registration; the field lives at half the grid (level 1)."""
 
-    Config = Config
+    Config: ClassVar[type[DualPRConfig]] = DualPRConfig
     divisor = 16
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: DualPRConfig) -> None:
         self.config = config
         self.spacing_mm = config.spacing_mm
         self.network: nn.Module = Network(config)

@@ -7,6 +7,7 @@ recursion. The design is the project's own (learned form of ``gaussnewton``).
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -18,7 +19,7 @@ from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_
 from neuroreg.nn.blocks import conv3, flow_head, local_normalise
 
 
-class Config(MethodConfig):
+class NeuroregConfig(MethodConfig):
     """Options of ``neuroreg``."""
 
     spacing_mm: float = Field(1.0, gt=0, description="Spacing of the network grid, mm; trained at 2")
@@ -76,10 +77,10 @@ class StepNetwork(nn.Module):
 class NeuroregMethod:
     """Coarse-to-fine recursion of one step network. The field lives on twice the image spacing (level 1)."""
 
-    Config = Config
+    Config: ClassVar[type[NeuroregConfig]] = NeuroregConfig
     divisor = 16
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: NeuroregConfig) -> None:
         self.config = config
         self.spacing_mm = config.spacing_mm
         self.network: nn.Module = StepNetwork(config.features, config.width)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -44,14 +44,17 @@ def save_state(
 
 
 def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, recipe_hash: str) -> Progress:
-    """Put a saved state back. Raises DataError when it belongs to another recipe."""
-    with safe_open(path, framework="pt") as stream:
-        metadata = stream.metadata()
-        if metadata.get("recipe") != recipe_hash:
-            raise DataError(
-                "the checkpoint belongs to another recipe", file=path, remedy="use another -o folder or --restart"
-            )
-        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
+    """Put a saved state back. Raises DataError when it belongs to another recipe or is damaged."""
+    try:
+        with safe_open(path, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise DataError("the checkpoint is damaged", file=path, remedy="start again with --restart") from error
+    if metadata.get("recipe") != recipe_hash:
+        raise DataError(
+            "the checkpoint belongs to another recipe", file=path, remedy="use another -o folder or --restart"
+        )
     network.load_state_dict(_under("network.", tensors))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in _under("optimizer.", tensors).items():

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -63,15 +64,18 @@ def load_pack(path: Path) -> PackedSet:
     try:
         with np.load(path, allow_pickle=False) as contents:
             geometry = json.loads(str(contents["geometry"]))
-            return PackedSet(
+            data = PackedSet(
                 images=torch.from_numpy(contents["images"]),
                 labels=torch.from_numpy(contents["labels"]),
                 ids=tuple(str(name) for name in contents["ids"]),
                 geometry=Geometry(**{key: tuple(value) for key, value in geometry.items()}),
                 mirror=torch.from_numpy(contents["mirror"]),
             )
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError, EOFError, BadZipFile) as error:
         raise DataError("not a packed data set", file=path, remedy="make it again") from error
+    if len(data) < 2:
+        raise DataError(f"pairs need two subjects, got {len(data)}", file=path, remedy="put more into the split")
+    return data
 
 
 def draw_pair(data: PackedSet, augmentation: Augmentation, generator: torch.Generator) -> Batch:

@@ -40,17 +40,30 @@ class Workers:
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch's tensors on this process's device; its generator stays where it is."""
-        moved = {
-            name: value.to(self.device) for name, value in vars(batch).items() if isinstance(value, Tensor)
-        }
-        return replace(batch, **moved)
+        return Batch(
+            fixed=batch.fixed.to(self.device),
+            moving=batch.moving.to(self.device),
+            fixed_labels=_on(self.device, batch.fixed_labels),
+            moving_labels=_on(self.device, batch.moving_labels),
+            fixed_mask=_on(self.device, batch.fixed_mask),
+            generator=batch.generator,
+        )
+
+    def agree(self, *values: float) -> list[float]:
+        """The first process's numbers in every process, so that all of them decide alike (when to stop)."""
+        if self.accelerator is None:
+            return list(values)
+        from accelerate.utils import broadcast
+
+        shared: Tensor = broadcast(torch.tensor(values, dtype=torch.float64, device=self.device))
+        return [float(value) for value in shared.tolist()]
 
     def update(
         self, loss: Tensor, optimizer: torch.optim.Optimizer, parameters: tuple[nn.Parameter, ...], clip: float
     ) -> None:
         """Backward pass, average of the gradients over all processes, clipping, one optimiser step."""
         optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.unscale_(optimizer)
         if self.accelerator is not None:
             for parameter in parameters:
@@ -62,7 +75,7 @@ class Workers:
 
 
 def find_workers(device: torch.device) -> Workers:
-    """This process alone, or its place among those torchrun started. Raises UnavailableError without accelerate."""
+    """One process alone, or its place among those torchrun started. Raises UnavailableError without accelerate."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Workers(device)
     try:
@@ -73,3 +86,7 @@ def find_workers(device: torch.device) -> Workers:
         ) from error
     accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
     return Workers(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
+
+
+def _on(device: torch.device, value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.to(device)

@@ -49,7 +49,7 @@ def tensorboard_writer(folder: Path) -> Callable[[Event], None]:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
         raise UnavailableError("tensorboard is not installed", remedy="pip install 'neuroreg[train]'") from error
-    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(folder))
 
     def write(event: Event) -> None:
         scalars = {f"loss/{name}": value for name, value in event.losses.items()}
@@ -59,6 +59,6 @@ def tensorboard_writer(folder: Path) -> Callable[[Event], None]:
         if event.folded_percent is not None:
             scalars["validation/folded_percent"] = event.folded_percent
         for name, value in scalars.items():
-            writer.add_scalar(name, value, event.step)  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value, event.step)
 
     return write

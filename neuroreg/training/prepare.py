@@ -19,7 +19,7 @@ from scipy import ndimage
 from neuroreg import transforms
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.io.files import atomic_write
-from neuroreg.io.images import read_image, read_labels
+from neuroreg.io.images import ImageFile, check_same_grid, read_image, read_labels
 from neuroreg.io.tables import read_csv, read_label_names
 from neuroreg.preprocess.intensity import scale
 from neuroreg.volume import Geometry, Volume
@@ -37,7 +37,8 @@ def pack(folder: Path, split: str, out: Path, *, names: Path, progress: Callable
 
     Arrays: images uint8 and labels uint8 (N, 80, 96, 80) on a 2 mm LPS grid, ids, the geometry, and ``mirror``
     (256,), the label each label becomes in a left-right mirror (partners are found by their names' _L / _R).
-    Raises NoInputError for a missing folder, DataError for an empty split.
+    Raises NoInputError for a missing folder, DataError for an empty split, a label above 255, too few regions in
+    common, or a label map on another grid than its image.
     """
     subjects = _subjects(folder)
     train = [name for name, kind in subjects.items() if kind == "train"]
@@ -68,8 +69,9 @@ def mirror_table(names: dict[int, str]) -> NDArray[np.uint8]:
     ids = {name: label for label, name in names.items()}
     for name, label in ids.items():
         other = {"_L": "_R", "_R": "_L"}.get(name[-2:])
-        if other is not None and name[:-2] + other in ids:
-            table[label] = ids[name[:-2] + other]
+        partner = None if other is None else ids.get(name[:-2] + other)
+        if partner is not None and max(label, partner) < 256:
+            table[label] = partner
     return table
 
 
@@ -85,7 +87,15 @@ def _subjects(folder: Path) -> dict[str, str]:
 
 
 def _labels(folder: Path, name: str) -> Volume:
-    return read_labels(folder / "seg" / f"{name}.nii.gz").volume
+    return _label_file(folder, name).volume
+
+
+def _label_file(folder: Path, name: str) -> ImageFile:
+    file = read_labels(folder / "seg" / f"{name}.nii.gz")
+    largest = int(file.volume.data.max())
+    if largest > 255:
+        raise DataError(f"label {largest} is above 255", file=file.path, remedy="renumber the regions")
+    return file
 
 
 def _centroids(labels: Volume) -> Centroids:
@@ -122,6 +132,8 @@ def _box_centre(folder: Path, name: str, reference: Centroids, grid: Geometry) -
 def _fit(reference: Centroids, own: Centroids) -> transforms.Affine:
     """The affine from reference to subject that brings shared centroids together in least squares."""
     shared = sorted(set(reference) & set(own))
+    if len(shared) < 4:
+        raise DataError(f"an affine needs four regions that every subject has, got {len(shared)}")
     source = np.c_[np.array([reference[k] for k in shared]), np.ones(len(shared))]
     solution, *_ = np.linalg.lstsq(source, np.array([own[k] for k in shared]), rcond=None)
     matrix = torch.eye(4, dtype=torch.float64)
@@ -133,8 +145,9 @@ def _place(
     folder: Path, name: str, reference: Centroids, grid: Geometry
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One subject on the common grid: stripped, scaled intensities and labels."""
-    image = read_image(folder / "t1" / f"{name}.nii.gz").volume
-    labels = _labels(folder, name)
+    image_file, label_file = read_image(folder / "t1" / f"{name}.nii.gz"), _label_file(folder, name)
+    check_same_grid(label_file, image_file)
+    image, labels = image_file.volume, label_file.volume
     brain = ndimage.binary_closing(np.pad(labels.data[0].numpy() > 0, 3), iterations=2)
     brain = ndimage.binary_fill_holes(brain)[3:-3, 3:-3, 3:-3]
     stripped = image.with_data(scale(image.data * torch.from_numpy(brain)[None]))

@@ -26,7 +26,11 @@ def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, obje
     if not best.is_file() or not log.is_file():
         raise NoInputError("no trained weights in this folder", file=run, remedy="run neuroreg train first")
     target = weights / f"{recipe.name}.safetensors"
-    atomic_write(target, lambda path: shutil.copyfile(best, path) and None, overwrite=True)
+
+    def copy(path: Path) -> None:
+        shutil.copyfile(best, path)
+
+    atomic_write(target, copy, overwrite=True)
     manifest_path = weights / "manifest.json"
     manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     models = {record["name"]: record for record in manifest["models"]}
@@ -35,7 +39,11 @@ def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, obje
     manifest["models"] = [models[name] for name in sorted(models)]
     manifest["defaults"].setdefault(recipe.method, recipe.name)
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-    atomic_write(manifest_path, lambda path: path.write_text(text, encoding="utf-8") and None, overwrite=True)
+
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    atomic_write(manifest_path, write, overwrite=True)
     return target
 
 

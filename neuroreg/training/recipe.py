@@ -52,9 +52,10 @@ def load_recipe(path: Path) -> Recipe:
     try:
         contents = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Recipe.model_validate(contents)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError("not a YAML file", file=path) from error
     except ValidationError as error:
         first = error.errors()[0]
         option = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"option {option}: {first['msg']}", file=path) from error
+        what = f"option {option}: {first['msg']}" if option else "expected a table of options"
+        raise DataError(what, file=path) from error

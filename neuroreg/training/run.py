@@ -37,7 +37,8 @@ def prepare(recipe_path: Path, source: Path, names: Path, progress: Callable[[st
 
     Files that exist are kept. ``names`` is the CSV of label numbers and names. Raises NoInputError, DataError.
     """
-    from neuroreg.training.prepare import pack  # SimpleITK: not needed, and not there, where only training happens
+    # SimpleITK: not needed, and not there, where only training happens
+    from neuroreg.training.prepare import pack
 
     recipe = load_recipe(recipe_path)
     made = []
@@ -61,7 +62,7 @@ def run(recipe_path: Path, options: RunOptions, report: Callable[[Event], None])
     method = build(recipe)
     method.network.to(workers.device)
     writers = [csv_writer(folder / "log.csv"), report]
-    if options.tensorboard:
+    if options.tensorboard and workers.is_main:
         writers.append(tensorboard_writer(folder / "tensorboard"))
     if options.restart and workers.is_main:
         for name in ("log.csv", "state.safetensors"):
@@ -72,7 +73,8 @@ def run(recipe_path: Path, options: RunOptions, report: Callable[[Event], None])
             write(event)
 
     data = load_pack(recipe.data.train), load_pack(recipe.data.val)
-    return train(Setup(recipe, method, *data, folder, workers, tell))
+    # told to train too: another process may look for the state before the first one has removed it
+    return train(Setup(recipe, method, *data, folder, workers, tell), restart=options.restart)
 
 
 def build(recipe: Recipe) -> TrainableMethod:
@@ -98,6 +100,10 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"unknown device {name!r}", remedy="auto, cpu, cuda, cuda:N or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"unknown device {name!r}", remedy="auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("no CUDA device here", remedy="use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UnavailableError("no Metal device here", remedy="use --device cpu")
     return device

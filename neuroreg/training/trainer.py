@@ -38,6 +38,8 @@ class Outcome:
     seconds: float
     stopped_early: bool
     weights: Path
+    is_main: bool = True
+    """False in the processes of torchrun that only lend their hands: they show no result"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def train(setup: Setup, *, restart: bool = False) -> Outcome:
     if state.is_file() and not restart:
         progress = load_state(state, setup.method.network, optimizer, digest)
     clock, saved = time.monotonic() - progress.seconds, time.monotonic()
-    stopped = False
+    stopped = _exhausted(recipe, progress)
     while progress.step < stage.steps and not stopped:
         losses, rate = _step(setup, optimizer, stage, progress.step)
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - clock)
@@ -79,12 +81,18 @@ def train(setup: Setup, *, restart: bool = False) -> Outcome:
         last = progress.step == stage.steps
         if progress.step % recipe.validate_every == 0 or last:
             progress = _validate(setup, progress, losses, rate)
-            stopped = (progress.step - progress.best_step) >= recipe.patience * recipe.validate_every
+            stopped = _exhausted(recipe, progress)
         if workers.is_main and (time.monotonic() - saved > 60 * recipe.checkpoint_minutes or last or stopped):
             save_state(state, setup.method.network, optimizer, progress, digest)
             saved = time.monotonic()
     best = setup.folder / "best.safetensors"
-    return Outcome(progress.best_dice, progress.best_step, progress.step, progress.seconds, stopped, best)
+    best_dice, best_step = progress.best_dice, progress.best_step
+    return Outcome(best_dice, best_step, progress.step, progress.seconds, stopped, best, workers.is_main)
+
+
+def _exhausted(recipe: Recipe, progress: Progress) -> bool:
+    """Whether ``patience`` validations in a row have brought no better Dice."""
+    return progress.step - progress.best_step >= recipe.patience * recipe.validate_every
 
 
 def recipe_digest(recipe: Recipe) -> str:
@@ -159,7 +167,8 @@ def _watch(progress: Progress, losses: Mapping[str, float]) -> Progress:
 
 def _validate(setup: Setup, progress: Progress, losses: Mapping[str, float], rate: float) -> Progress:
     """Measure on the validation pairs, keep the weights if they are the best so far."""
-    dice, folded = validate(setup.method, setup.val, setup.recipe.val_pairs, setup.workers.device)
+    measured = validate(setup.method, setup.val, setup.recipe.val_pairs, setup.workers.device)
+    dice, folded = setup.workers.agree(*measured)
     event = Event(progress.step, setup.recipe.steps, losses, rate, progress.seconds, dice, folded)
     _tell(setup, event)
     if dice <= progress.best_dice:
