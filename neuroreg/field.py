@@ -129,7 +129,7 @@ def invert(u: Tensor, *, iterations: int = 20) -> Tensor:
 
 def exponential(velocity: Tensor, *, steps: int = 7) -> Tensor:
     """The displacement of exp(velocity) by scaling and squaring. (B, 3, D, H, W) voxels."""
-    u = velocity / 2**steps
+    u = velocity / 2.0**steps
     for _ in range(steps):
         u = compose(u, u)
     return u
