@@ -1,0 +1,55 @@
+"""Images with a known answer: smooth random deformations, bias fields, other contrasts, noise.
+
+Network frame: images (B, 1, D, H, W), displacements (B, 3, D, H, W) in voxels. Everything random comes from the
+generator that is passed in.
+"""
+
+import torch
+from torch import Tensor
+
+from neuroreg import field
+
+
+def smooth_noise(
+    shape: tuple[int, ...], channels: int, *, sigma: float, generator: torch.Generator
+) -> Tensor:
+    """Gaussian noise smoothed over ``sigma`` voxels, each channel with standard deviation 1: (1, C, D, H, W)."""
+    noise = field.smooth(torch.randn(1, channels, *shape, generator=generator), sigma)
+    return noise / noise.std(dim=(2, 3, 4), keepdim=True)
+
+
+def random_displacement(
+    shape: tuple[int, ...], *, sigma: float, size: float, generator: torch.Generator
+) -> Tensor:
+    """A smooth displacement (1, 3, D, H, W) voxels: features of about ``sigma``, root mean square length ``size``.
+
+    Not bound to be free of folds; for Gaussian noise ``size`` below about a third of ``sigma`` is.
+    """
+    return smooth_noise(shape, 3, sigma=sigma, generator=generator) * (size / 3**0.5)
+
+
+def bias_field(
+    shape: tuple[int, ...], *, sigma: float, strength: float, generator: torch.Generator
+) -> Tensor:
+    """A smooth factor around 1, (1, 1, D, H, W); ``strength`` is the standard deviation of its logarithm."""
+    return torch.exp(strength * smooth_noise(shape, 1, sigma=sigma, generator=generator))
+
+
+def recontrast(image: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """Another contrast: 0..1 cut into equal parts whose ends become ``levels``, straight lines between.
+
+    ``levels`` that rise keep the order of tissues, as two T1 sequences do; values above 1 keep the last slope.
+    """
+    parts = len(levels) - 1
+    place = image * parts
+    lower = place.floor().clamp(0, parts - 1)
+    table = torch.tensor(levels, dtype=image.dtype)
+    first, last = table[lower.long()], table[lower.long() + 1]
+    return first + (place - lower) * (last - first)
+
+
+def add_rician_noise(image: Tensor, *, sd: float, generator: torch.Generator) -> Tensor:
+    """The magnitude of the image plus complex Gaussian noise of standard deviation ``sd``, as scanners make it."""
+    real = image + sd * torch.randn(image.shape, generator=generator)
+    imaginary = sd * torch.randn(image.shape, generator=generator)
+    return torch.hypot(real, imaginary)
