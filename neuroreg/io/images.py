@@ -252,7 +252,9 @@ def _to_integers(
     low, high = int(voxels.min()), int(voxels.max())
     if high > 2**63 - 1:
         raise DataError(f"the label id {high} does not fit into 64 bits", file=path)
-    return voxels.astype(np.int32 if low >= -(2**31) and high < 2**31 else np.int64)
+    if low >= -(2**31) and high < 2**31:
+        return voxels.astype(np.int32)
+    return voxels.astype(np.int64)
 
 
 def write_image(
