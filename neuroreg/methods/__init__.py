@@ -3,13 +3,17 @@
 from neuroreg.registry import Entry
 
 METHODS: dict[str, Entry] = {
-    "neuroreg": Entry("neuroreg.methods.neuroreg:NeuroregMethod", "one small step network shared by all scales"),
+    "neuroreg": Entry(
+        "neuroreg.methods.neuroreg:NeuroregMethod", "one small step network shared by all scales"
+    ),
     "gaussnewton": Entry(
         "neuroreg.methods.gaussnewton:GaussNewton", "training-free local Gauss-Newton on two-window LNCC"
     ),
     "dualprnet": Entry("neuroreg.methods.dualprnet:DualPRNet", "dual-stream pyramid network (Dual-PRNet++)"),
-    "affine": Entry("neuroreg.methods.affine:AffineMethod", "affine alone: many starts, then Gauss-Newton on LNCC or MI"),
-    "demons": Entry("neuroreg.methods.demons:Demons", "SimpleITK diffeomorphic demons, a classical reference"),
+    "affine": Entry("neuroreg.methods.affine:AffineMethod", "affine alone: many starts, then Gauss-Newton"),
+    "demons": Entry(
+        "neuroreg.methods.demons:Demons", "SimpleITK diffeomorphic demons, a classical reference"
+    ),
     "syn": Entry("neuroreg.methods.syn:SyN", "ANTs SyN by antspyx", extra="ants"),
     "greedy": Entry("neuroreg.methods.greedy:Greedy", "Greedy by picsl_greedy", extra="greedy"),
 }

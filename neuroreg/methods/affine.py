@@ -8,7 +8,6 @@ of gradient products times monomials of the position; steps that do not raise th
 Everything is in network voxels: an affine (B, 3, 4) leads from the fixed to the moving grid.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -17,14 +16,13 @@ from pydantic import Field
 from torch import Tensor
 
 from neuroreg import field
-from neuroreg.errors import DataError, UsageError
+from neuroreg.errors import DataError
+from neuroreg.losses.newton import Similarity, global_correlation, local_correlation, mutual_information
 from neuroreg.methods.base import MethodConfig, Prediction
 
 Metric = Literal["lncc", "mi"]
 Dof = Literal[6, 7, 9, 12]
 
-_EPS = 1e-4  # variance (of intensities 0..1) below which a window counts as flat
-_MI_BINS = 24
 _COARSE_SIDE = 28  # voxels: the search runs on the first pyramid level whose longest side is no longer
 
 
@@ -32,8 +30,10 @@ class AffineConfig(MethodConfig):
     """Options of ``affine``."""
 
     dof: Dof = Field(12, description="6 rigid, 7 and one scale, 9 and a scale per axis, 12 and shears")
-    metric: Metric = Field("lncc", description="lncc: local correlation; mi: mutual information (other contrasts)")
-    windows: tuple[int, ...] = Field((2, 5), description="radii of the LNCC windows, voxels")
+    metric: Metric = Field(
+        "lncc", description="lncc: local correlation; mi: mutual information (other contrasts)"
+    )
+    windows: tuple[int, ...] = Field((5,), description="sides of the LNCC windows, voxels, odd")
     search_iterations: int = Field(8, ge=0, description="Gauss-Newton steps for every start, coarsest grid")
     half_iterations: int = Field(10, ge=0, description="steps at half resolution")
     full_iterations: int = Field(5, ge=0, description="steps at full resolution")
@@ -115,7 +115,12 @@ class AffineMethod:
         return Prediction(zero, inverse=zero, affine=affine)
 
     def _register(
-        self, fixed: Tensor, moving: Tensor, mask: Tensor | None, moving_mask: Tensor | None, first: Tensor | None
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        mask: Tensor | None,
+        moving_mask: Tensor | None,
+        first: Tensor | None,
     ) -> Tensor:
         c = self.config
         for name, image in (("fixed", fixed), ("moving", moving)):
@@ -127,13 +132,13 @@ class AffineMethod:
         if affine is None:
             starts = _starts(fixed, moving, levels[0].frame)
             coarse = replace(levels[-1], weight=torch.ones_like(levels[-1].weight), moving_weight=None)
-            affine, value = _optimise(coarse, starts, _global_terms, low_dof, c.search_iterations)
+            affine, value = _optimise(coarse, starts, global_correlation, low_dof, c.search_iterations)
             affine = affine[_distinct(affine, value, c.survivors)]
-        terms = _mi_terms if c.metric == "mi" else _lncc_terms(c.windows)
+        similarity = mutual_information if c.metric == "mi" else local_correlation(*c.windows)
         half = levels[min(1, len(levels) - 1)]
-        affine, value = _optimise(half, affine, terms, c.dof, c.half_iterations)
+        affine, value = _optimise(half, affine, similarity, c.dof, c.half_iterations)
         affine = affine[value.argmax()][None]
-        return _optimise(levels[0], affine, terms, c.dof, c.full_iterations)[0]
+        return _optimise(levels[0], affine, similarity, c.dof, c.full_iterations)[0]
 
 
 # ---------------------------------------------------------------------------------------------------- the pair
@@ -222,17 +227,16 @@ def _distinct(affine: Tensor, value: Tensor, count: int) -> list[int]:
 
 # ---------------------------------------------------------------------------------------------------- the steps
 
-Terms = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""(fixed, moved, weight), (B, 1, D, H, W) each -> the metric (B,), its slope g and curvature h by intensity."""
 
-
-def _optimise(level: _Level, affine: Tensor, terms: Terms, dof: Dof, steps: int) -> tuple[Tensor, Tensor]:
+def _optimise(
+    level: _Level, affine: Tensor, similarity: Similarity, dof: Dof, steps: int
+) -> tuple[Tensor, Tensor]:
     """Levenberg-Marquardt on affines (B, 3, 4), each on its own. Returns the best ones and their values (B,)."""
-    best = _evaluate(level, affine, terms)
+    best = _evaluate(level, affine, similarity)
     damping = torch.full_like(best.value, 1e-3, dtype=torch.float64)
     for _ in range(steps):
         trial = _advance(affine, best, damping, dof, level.frame)
-        new = _evaluate(level, trial, terms)
+        new = _evaluate(level, trial, similarity)
         better = new.value > best.value
         affine = torch.where(better[:, None, None], trial, affine)
         damping = torch.where(better, damping * 0.3, damping * 10).clamp(1e-6, 1e3)
@@ -244,18 +248,22 @@ def _optimise(level: _Level, affine: Tensor, terms: Terms, dof: Dof, steps: int)
     return affine, best.value
 
 
-def _evaluate(level: _Level, affine: Tensor, terms: Terms) -> _Normal:
+def _evaluate(level: _Level, affine: Tensor, similarity: Similarity) -> _Normal:
     """Metric and normal equations of affine (B, 3, 4)."""
     count = len(affine)
-    index = field.affine_index(affine.to(torch.float32), level.index.expand(count, -1, -1, -1, -1)) / level.step
+    index = (
+        field.affine_index(affine.to(torch.float32), level.index.expand(count, -1, -1, -1, -1)) / level.step
+    )
     moved = field.sample(level.moving.expand(count, -1, -1, -1, -1), index)
     weight = level.weight * field.inside(index, level.moving.shape[2:])
     if level.moving_weight is not None:
         weight = weight * field.sample(level.moving_weight.expand(count, -1, -1, -1, -1), index)
-    value, slope, curvature = terms(level.fixed, moved, weight)
+    value, slope, curvature = similarity(level.fixed, moved, weight)
     gradient = torch.cat(torch.gradient(moved, dim=(2, 3, 4)), dim=1) / level.step
     pairs = [(k, m) for k in range(3) for m in range(k, 3)]
-    products = [slope * gradient] + [curvature * gradient[:, k : k + 1] * gradient[:, m : m + 1] for k, m in pairs]
+    products = [slope * gradient] + [
+        curvature * gradient[:, k : k + 1] * gradient[:, m : m + 1] for k, m in pairs
+    ]
     moments = _position_moments(torch.cat(products, dim=1), level)
     matrix, vector = _assemble(moments)
     radius = level.frame.radius
@@ -326,91 +334,6 @@ def _basis(linear: Tensor, dof: Dof) -> Tensor:
     shifts = torch.zeros(count, 3, 3, 4, dtype=linear.dtype, device=linear.device)
     shifts[:, range(3), range(3), 3] = 1.0
     return torch.cat((shapes, shifts), dim=1).flatten(2).mT
-
-
-# --------------------------------------------------------------------------------------------------- the metrics
-
-
-def _global_terms(fixed: Tensor, moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared correlation over all of ``weight``, with the sign of the correlation."""
-    dims = (1, 2, 3, 4)
-    total = weight.sum(dim=dims, keepdim=True).clamp_min(1.0)
-    i = fixed - (weight * fixed).sum(dim=dims, keepdim=True) / total
-    j = moved - (weight * moved).sum(dim=dims, keepdim=True) / total
-    cov = (weight * i * j).sum(dim=dims, keepdim=True) / total
-    var_i = (weight * i * i).sum(dim=dims, keepdim=True) / total + _EPS
-    var_j = (weight * j * j).sum(dim=dims, keepdim=True) / total + _EPS
-    a = 2 * cov / (var_i * var_j)
-    w = a * cov / var_j
-    value = (cov * cov.abs() / (var_i * var_j)).reshape(-1)
-    return value, weight * (a * i - w * j) / total, weight * w / total
-
-
-def _lncc_terms(radii: tuple[int, ...]) -> Terms:
-    """Mean squared local correlation over box windows of these radii (voxels)."""
-
-    def terms(fixed: Tensor, moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        total = weight.sum(dim=(1, 2, 3, 4), keepdim=True).clamp_min(1.0) * len(radii)
-        value = torch.zeros(len(moved), device=moved.device)
-        slope, curvature = torch.zeros_like(moved), torch.zeros_like(moved)
-        for radius in radii:
-            box = _boxes(fixed.shape[2:], radius, fixed)
-            mean_i, mean_j = _apply(box, fixed), _apply(box, moved)
-            var_i = (_apply(box, fixed * fixed) - mean_i * mean_i).clamp_min(0) + _EPS
-            var_j = (_apply(box, moved * moved) - mean_j * mean_j).clamp_min(0) + _EPS
-            cov = _apply(box, fixed * moved) - mean_i * mean_j
-            a = weight * 2 * cov / (var_i * var_j)
-            w = a * cov / var_j
-            value += (0.5 * a * cov / total).sum(dim=(1, 2, 3, 4))
-            back = [m.mT for m in box]  # a voxel counts in every window that holds it
-            h = _apply(back, w)
-            slope += fixed * _apply(back, a) - moved * h + _apply(back, w * mean_j - a * mean_i)
-            curvature += h
-        return value, slope / total, curvature / total
-
-    return terms
-
-
-def _boxes(shape: tuple[int, ...], radius: int, like: Tensor) -> list[Tensor]:
-    """For each axis the (n, n) matrix that averages over 2 radius + 1 voxels, fewer at the border."""
-    out = []
-    for n in shape:
-        i = torch.arange(n, device=like.device)
-        band = ((i[:, None] - i).abs() <= radius).to(like.dtype)
-        out.append(band / band.sum(dim=1, keepdim=True))
-    return out
-
-
-def _apply(matrices: list[Tensor], x: Tensor) -> Tensor:
-    """One (n, n) matrix along each axis of x (B, C, D, H, W); as products these beat convolutions on the CPU."""
-    shape = x.shape
-    x = x @ matrices[2].mT
-    x = matrices[1] @ x
-    return (matrices[0] @ x.flatten(3)).reshape(shape)
-
-
-def _mi_terms(fixed: Tensor, moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mutual information of joint histograms; the curvature is the squared score (Berndt, Hall, Hall, Hausman)."""
-    values, slopes, curvatures = [], [], []
-    k = _MI_BINS
-    rows = (fixed / fixed.max() * (k - 1)).round().long().clamp(0, k - 1).reshape(-1)
-    for b in range(len(moved)):
-        w = weight[b].reshape(-1) / weight[b].sum().clamp_min(1.0)
-        gain = (k - 1) / moved[b].max().clamp_min(1e-3)
-        y = moved[b].reshape(-1) * gain
-        low = y.floor().long().clamp(0, k - 2)
-        part = y - low
-        cell = rows * k + low
-        joint = torch.zeros(k * k, device=w.device).index_add(0, cell, w * (1 - part)).index_add(0, cell + 1, w * part)
-        joint = field.smooth(joint.reshape(1, 1, 1, k, k), 1.0).reshape(k, k) + 1e-7
-        joint = joint / joint.sum()
-        given = (joint / joint.sum(dim=0, keepdim=True)).log()
-        values.append((joint * (given - joint.sum(dim=1, keepdim=True).log())).sum())
-        given = given.reshape(-1)
-        score = (given[cell + 1] - given[cell]) * gain
-        slopes.append((w * score).reshape(weight[b].shape))
-        curvatures.append((w * score * score).reshape(weight[b].shape))
-    return torch.stack(values), torch.stack(slopes), torch.stack(curvatures)
 
 
 # --------------------------------------------------------------------------------------------------- the verdict

@@ -16,7 +16,9 @@ _EMPTY_SHARE = 0.2  # a stripped image has at least this share of exactly consta
 
 def background_value(data: Tensor) -> float:
     """The median of the eight corner voxels of data (..., Z, Y, X)."""
-    corners = data[..., [0, 0, 0, 0, -1, -1, -1, -1], [0, 0, -1, -1, 0, 0, -1, -1], [0, -1, 0, -1, 0, -1, 0, -1]]
+    corners = data[
+        ..., [0, 0, 0, 0, -1, -1, -1, -1], [0, 0, -1, -1, 0, 0, -1, -1], [0, -1, 0, -1, 0, -1, 0, -1]
+    ]
     return float(corners.to(torch.float32).median())
 
 

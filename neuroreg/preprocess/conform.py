@@ -5,6 +5,7 @@ enough for it plus a margin. Where the image is itself axis-aligned the grid's v
 that a 1 mm image is re-ordered and cropped, not blurred.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,11 @@ from neuroreg.transforms import Affine, DisplacementField
 from neuroreg.volume import Geometry, Volume
 
 _CLOSE_MM = 4.0  # clefts in the brain mask up to this width are closed
-_ALIGNED = 1e-5  # largest deviation of a direction cosine from 0 or 1 that counts as axis-aligned: 2 um in 200 mm
+_ALIGNED = (
+    1e-5  # largest deviation of a direction cosine from 0 or 1 that counts as axis-aligned: 2 um in 200 mm
+)
 _SNAP = 1e-3  # voxel positions this close to a voxel centre are read there
+_UNFOLD_ROUNDS = 8
 _MAX_SIDE = 768  # voxels; a larger box is a wrong header or a spacing far too fine
 
 
@@ -87,7 +91,13 @@ def _conform_one(
 
 
 def network_grid(
-    front: Tensor, geometry: Geometry, spacing_mm: float, divisor: int, margin_mm: float, *, aligned_with: Geometry
+    front: Tensor,
+    geometry: Geometry,
+    spacing_mm: float,
+    divisor: int,
+    margin_mm: float,
+    *,
+    aligned_with: Geometry,
 ) -> Geometry:
     """The isotropic LPS grid around ``front`` (1, Z, Y, X) bool on ``geometry``, ``margin_mm`` free on every side.
 
@@ -100,7 +110,9 @@ def network_grid(
         length = float(high[axis] - low[axis]) + 2 * margin_mm
         count = -(-max(int(length / spacing_mm - 1e-6) + 2, 16) // divisor) * divisor
         if count > _MAX_SIDE:
-            raise DataError(f"the image spans {length:.0f} mm, {count} voxels", remedy="check its spacing and units")
+            raise DataError(
+                f"the image spans {length:.0f} mm, {count} voxels", remedy="check its spacing and units"
+            )
         start = float(low[axis] + high[axis]) / 2 - (count - 1) * spacing_mm / 2
         size.append(count)
         origin.append(_snap(start, axis, spacing_mm, aligned_with))
@@ -131,7 +143,8 @@ def _snap(start: float, axis: int, spacing_mm: float, geometry: Geometry) -> flo
     ratio = spacing_mm / step
     if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-4:
         return start
-    return geometry.origin[axis] + round((start - geometry.origin[axis]) / step) * step
+    # Ties fall the same way wherever the image's first voxel is, so that re-oriented files get the same grid.
+    return geometry.origin[axis] + math.floor((start - geometry.origin[axis]) / step + 0.5 - 1e-6) * step
 
 
 def _world_axes(geometry: Geometry) -> tuple[tuple[int, int], ...] | None:
@@ -151,7 +164,10 @@ def _onto(data: Tensor, geometry: Geometry, grid: Geometry, *, smooth: bool = Fa
     With ``smooth``, axes finer than the grid are blurred first, so that nothing aliases.
     """
     x = data[0].to(torch.float32)
-    blurs = [_blur(n, h, grid.spacing[0]) if smooth else None for n, h in zip(geometry.size, geometry.spacing)]
+    blurs = [
+        _blur(n, h, grid.spacing[0]) if smooth else None
+        for n, h in zip(geometry.size, geometry.spacing, strict=True)
+    ]
     order = _world_axes(geometry)
     if order is None:
         for axis, blur in enumerate(blurs):
@@ -179,7 +195,9 @@ def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     used = matrix.any(dim=0).nonzero()
     if len(used) == 0:
         return x.new_zeros([len(matrix) if a == axis else n for a, n in enumerate(x.shape)])
-    if bool(((matrix == 0) | (matrix == 1)).all()):  # re-ordering and cropping: exact, and quicker than a product
+    if bool(
+        ((matrix == 0) | (matrix == 1)).all()
+    ):  # re-ordering and cropping: exact, and quicker than a product
         picked = x.index_select(axis, matrix.argmax(dim=1))
         return picked.index_fill_(axis, (~matrix.any(dim=1)).nonzero()[:, 0], 0)
     low, high = int(used[0]), int(used[-1]) + 1
@@ -234,7 +252,9 @@ def _axis_flip() -> Tensor:
     return flip
 
 
-def residual_to_world(u: Tensor, level: int, fixed_grid: Geometry, *, taper_mm: float = 8.0) -> DisplacementField:
+def residual_to_world(
+    u: Tensor, level: int, fixed_grid: Geometry, *, taper_mm: float = 8.0
+) -> DisplacementField:
     """A residual u (1, 3, D, H, W), voxels of pyramid level ``level``, as a field on ``fixed_grid.level(level)``.
 
     ITK takes u = 0 outside a field's grid, so u is led to 0 over the outermost ``taper_mm``, which the brain does
@@ -243,7 +263,18 @@ def residual_to_world(u: Tensor, level: int, fixed_grid: Geometry, *, taper_mm: 
     grid = fixed_grid.level(level)
     if tuple(u.shape) != (1, 3, *grid.shape):
         raise DataError(f"expected a residual (1, 3, *{grid.shape}) on level {level}, got {tuple(u.shape)}")
-    return DisplacementField.from_voxels(taper(u.to("cpu"), taper_mm / grid.spacing[0]), grid)
+    led = taper(u.to("cpu"), taper_mm / grid.spacing[0])
+    for _ in range(_UNFOLD_ROUNDS):  # rarely needed: a wild field that leaves the grid near an edge
+        if bool(field.jacobian_determinant(led).min() > 0):
+            break
+        led = field.unfold(led, floor=0.05) * _within(led)
+    return DisplacementField.from_voxels(led, grid)
+
+
+def _within(u: Tensor) -> Tensor:
+    """0 on the outermost voxels of u's grid, 1 elsewhere: (1, 1, D, H, W)."""
+    ones = torch.ones([max(n - 2, 0) for n in u.shape[2:]], dtype=u.dtype)
+    return torch.nn.functional.pad(ones, [1] * 6)[None, None]
 
 
 def taper(u: Tensor, width: float) -> Tensor:

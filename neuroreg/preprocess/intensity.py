@@ -24,5 +24,7 @@ def scale(data: Tensor, mask: Tensor | None = None) -> Tensor:
     positive = data > 0 if mask is None else (data > 0) & mask
     values = data[positive]
     if values.numel() == 0:
-        raise DataError("the image has no voxel above 0", remedy="check that it is the right file and not empty")
+        raise DataError(
+            "the image has no voxel above 0", remedy="check that it is the right file and not empty"
+        )
     return (data / percentile(values, 99.0)).clamp(0.0, CEILING).to(torch.float32)
