@@ -4,6 +4,8 @@ Network frame: images (B, 1, D, H, W), displacements (B, 3, D, H, W) in voxels. 
 generator that is passed in.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,9 @@ def smooth_noise(
     shape: tuple[int, ...], channels: int, *, sigma: float, generator: torch.Generator
 ) -> Tensor:
     """Gaussian noise smoothed over ``sigma`` voxels, each channel with standard deviation 1: (1, C, D, H, W)."""
-    noise = field.smooth(torch.randn(1, channels, *shape, generator=generator), sigma)
+    rim = math.ceil(3 * sigma)  # smoothing repeats the border, which would make the noise there larger and steeper
+    noise = torch.randn(1, channels, *(n + 2 * rim for n in shape), generator=generator)
+    noise = field.smooth(noise, sigma)[(..., *(slice(rim, rim + n) for n in shape))]
     return noise / noise.std(dim=(2, 3, 4), keepdim=True)
 
 

@@ -100,7 +100,7 @@ def _round(
     _save(_folder(cache, number) / "back.npy", back)
     mean = _mean([field.warp(data.image(row), _through(data, row, cache, number), fill=0.0) for row in rows])
     _save(kept, mean)
-    return mean
+    return torch.from_numpy(np.load(kept)).float()  # what a build that goes on later would read
 
 
 def _displacement(data: PackedSet, row: int, template: Tensor, cache: Path, number: int) -> Tensor:
