@@ -1,5 +1,6 @@
 """A tensor and where it lies in the head. World frame: mm, LPS, components (x, y, z)."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,7 +27,7 @@ class Geometry:
     def __post_init__(self) -> None:
         if len(self.size) != 3 or len(self.spacing) != 3 or len(self.origin) != 3 or len(self.direction) != 9:
             raise DataError(f"a geometry has three axes, got size {self.size} and direction {self.direction}")
-        if min(self.size) < 1 or not min(self.spacing) > 0:
+        if min(self.size) < 1 or not all(0 < step < math.inf for step in self.spacing):
             raise DataError(f"a grid needs positive sides, got size {self.size}, spacing {self.spacing} mm")
 
     @property

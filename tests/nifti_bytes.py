@@ -20,7 +20,9 @@ SPACING = (2.0, 1.7, 2.4)
 ORIGIN_RAS = (-31.0, 22.5, -17.25)
 
 
-def rotation(axis: tuple[float, float, float], degrees: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rotation(
+    axis: tuple[float, float, float], degrees: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rodrigues' rotation matrix (3, 3), and the quaternion's (b, c, d) for the same turn."""
     unit, angle = np.array(axis) / np.linalg.norm(axis), np.radians(degrees)
     x, y, z = unit
@@ -34,10 +36,14 @@ AFFINE_RAS[:3, :3] = TURN * SPACING
 AFFINE_RAS[:3, 3] = ORIGIN_RAS
 
 
-def phantom(shape: tuple[int, int, int] = (33, 30, 27), dtype: str = "i2", seed: int = 0) -> NDArray[np.generic]:
+def phantom(
+    shape: tuple[int, int, int] = (33, 30, 27), dtype: str = "i2", seed: int = 0
+) -> NDArray[np.generic]:
     """An asymmetric image (x, y, z), values 0 to 100."""
     generator = np.random.default_rng(seed)
-    ramp = np.add.outer(np.add.outer(np.arange(shape[0]) * 1.1, np.arange(shape[1]) * 0.7), np.arange(shape[2]) * 0.4)
+    ramp = np.add.outer(
+        np.add.outer(np.arange(shape[0]) * 1.1, np.arange(shape[1]) * 0.7), np.arange(shape[2]) * 0.4
+    )
     return (ramp + generator.uniform(0, 30, shape)).astype(dtype)
 
 

@@ -58,15 +58,13 @@ def read_transform(path: Path | str) -> Transform:
     return parts[0] if len(parts) == 1 else Chain(parts)
 
 
-def _parts(transform: sitk.Transform, path: Path) -> tuple[Transform, ...]:
+def _parts(transform: sitk.Transform, path: Path) -> Leaves:
     """The maps in the order they act on the point, nested composites flattened."""
     transform = transform.Downcast()
     if transform.GetDimension() != 3:
         raise DataError(f"the transform is {transform.GetDimension()}-D, expected 3-D", file=path)
     if isinstance(transform, sitk.CompositeTransform):
-        count = transform.GetNumberOfTransforms()
-        nested = [_parts(transform.GetNthTransform(n), path) for n in reversed(range(count))]
-        return tuple(part for parts in nested for part in parts) or (_IDENTITY,)
+        return _composite_parts(transform, path)
     if isinstance(transform, sitk.DisplacementFieldTransform):
         return (_field(transform.GetDisplacementField(), path),)
     if transform.IsLinear():
@@ -76,10 +74,20 @@ def _parts(transform: sitk.Transform, path: Path) -> tuple[Transform, ...]:
     )
 
 
+def _composite_parts(composite: sitk.CompositeTransform, path: Path) -> Leaves:
+    inner = [composite.GetNthTransform(n) for n in reversed(range(composite.GetNumberOfTransforms()))]
+    if len(inner) == 1 and inner[0].GetName() == composite.GetName():
+        # A type SimpleITK has no class for comes as a composite of itself, without end (MatrixOffsetTransformBase).
+        if not composite.IsLinear():
+            raise DataError("it holds a kind of transform that is not read", file=path)
+        return (Affine(_matrix(composite, path)),)
+    return tuple(part for transform in inner for part in _parts(transform, path)) or (_IDENTITY,)
+
+
 def _matrix(transform: sitk.Transform, path: Path) -> torch.Tensor:
     """(4, 4) float64 with the centre of rotation folded in: M p + (t + c - M c)."""
     matrix = np.eye(4)
-    if hasattr(transform, "GetMatrix") and hasattr(transform, "GetCenter"):
+    if all(hasattr(transform, name) for name in ("GetMatrix", "GetCenter", "GetTranslation")):
         linear, centre = np.array(transform.GetMatrix()).reshape(3, 3), np.array(transform.GetCenter())
         matrix[:3, :3], matrix[:3, 3] = (
             linear,

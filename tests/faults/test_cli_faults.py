@@ -88,7 +88,11 @@ def test_all_is_well_without_a_fault(folder: Path, capsys: pytest.CaptureFixture
     [
         (lambda path: path.unlink(), 66, "no such file"),  # 1
         (lambda path: path.write_bytes(b""), 65, "empty"),  # 2
-        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), 65, "moving.nii.gz"),  # 4
+        (
+            lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+            65,
+            "moving.nii.gz",
+        ),  # 4
         (lambda path: (path.unlink(), path.mkdir()), 2, "folder"),  # 16
         (lambda path: rewrite(path, data=lambda x: x * 0 + 7), 65, "nothing to see"),  # 21
     ],
@@ -101,7 +105,9 @@ def test_bad_inputs_stop_the_command(
     assert told.code == code
     assert words in told.error
     assert not (folder / "out").exists()
-    assert Told(capsys, "register", "fixed.nii.gz", "moving.nii.gz", "--json", *TOY).out.startswith('{"schema": 1')
+    assert Told(capsys, "register", "fixed.nii.gz", "moving.nii.gz", "--json", *TOY).out.startswith(
+        '{"schema": 1'
+    )
 
 
 def test_1_of_two_bad_inputs_the_first_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +216,9 @@ def test_46_a_label_missing_on_one_side(folder: Path, capsys: pytest.CaptureFixt
     write_image(Volume(gone, seg.geometry, is_label=True), moving_seg, overwrite=True)
     told = register(capsys, "--fixed-labels", str(fixed_seg), "--moving-labels", str(moving_seg))
     assert told.code == 0
-    row = next(line for line in (folder / "out" / "rois.csv").read_text().splitlines() if line.startswith("23,"))
+    row = next(
+        line for line in (folder / "out" / "rois.csv").read_text().splitlines() if line.startswith("23,")
+    )
     assert "missing in moved" in row
 
 
@@ -269,7 +277,9 @@ def test_49_a_full_disk_leaves_the_folder_as_it_was(
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing fails with EFBIG, as a full disk with ENOSPC
+    old = signal.signal(
+        signal.SIGXFSZ, signal.SIG_IGN
+    )  # then writing fails with EFBIG, as a full disk with ENOSPC
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
         told = register(capsys)
@@ -338,7 +348,9 @@ def test_70_a_bug(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def child(*words: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
     command = [sys.executable, str(TESTS / "toy_cli.py"), "register", "fixed.nii.gz", "moving.nii.gz", *words]
     environment = {**(environment or dict(os.environ)), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 @pytest.fixture
@@ -346,7 +358,11 @@ def sleeping(folder: Path) -> Iterator["subprocess.Popen[str]"]:
     """A run that holds its folder and sleeps in its method."""
     started = child("-o", "out", *TOY, "--set", "seconds=60", "-v")
     until = time.monotonic() + 120
-    while time.monotonic() < until and started.poll() is None and not (folder / "out" / files.LOCK_NAME).exists():
+    while (
+        time.monotonic() < until
+        and started.poll() is None
+        and not (folder / "out" / files.LOCK_NAME).exists()
+    ):
         time.sleep(0.05)
     time.sleep(1.0)  # into the method
     yield started
@@ -394,7 +410,9 @@ def test_55_a_second_interrupt_ends_at_once(folder: Path) -> None:
         "cli.slow = command; cli.COMMANDS['methods'] = Entry('neuroreg.cli:slow', ''); cli.main()"
     )
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
+    )
     assert (done.returncode, done.stdout) == (130, "")
 
 
