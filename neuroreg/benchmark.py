@@ -9,6 +9,7 @@ the moving labels read once by nearest neighbour through the whole map on the fi
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ from neuroreg.transforms import Chain, Transform, resample
 
 ROWS_NAME = "rows.csv"
 TIMEOUT_S = 3600.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,16 @@ def read_rows(path: Path) -> list[Row]:
     for record in read_csv(path):
         values: dict[str, object] = {}
         for column in fields(Row):
-            text = record.get(column.name) or ""
+            text = _plain(record.get(column.name) or "")
             number = column.name in COLUMNS[6:]
             values[column.name] = (float(text) if text else None) if number else text
         found.append(Row(**{**values, "threads": int(record["threads"])}))  # type: ignore[arg-type]
     return found
+
+
+def _plain(text: str) -> str:
+    """A cell without the apostrophe that ``write_csv`` puts before what a spreadsheet would run."""
+    return text[1:] if text.startswith("'") and text[1:2] in tuple("=+-@") else text
 
 
 def parse_contender(text: str) -> Contender:
@@ -165,6 +172,10 @@ def parse_contender(text: str) -> Contender:
     """
     name, given, options = text.partition("=")
     if given:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot name a line of the table", remedy="use letters, digits and ._+-"
+            )
         return Contender(name, tuple(shlex.split(options)))
     if name in EXTERNAL:
         return Contender(name, None)
@@ -280,7 +291,7 @@ def _environment(threads: int) -> dict[str, str]:
 @torch.inference_mode()
 def _score(row: Row, pair: LabelledPair, out: Path, ids: Sequence[int]) -> Row:
     """The row with Dice of the labels moved by what ``out`` holds, and the map's regularity inside the fixed labels."""
-    transform = _result(out)
+    transform = read_result(out)
     fixed, moving = read_labels(pair.fixed_labels).volume, read_labels(pair.moving_labels).volume
     moved = resample(moving, transform, fixed.geometry)
     figures = measure_map(transform, fixed.geometry, fixed.data[0] > 0)
@@ -294,8 +305,11 @@ def _score(row: Row, pair: LabelledPair, out: Path, ids: Sequence[int]) -> Row:
     )
 
 
-def _result(out: Path) -> Transform:
-    """The map a run left behind: our composite, or another program's warp and affine."""
+def read_result(out: Path) -> Transform:
+    """The map a run left in the folder ``out``: our composite, or another program's warp and affine.
+
+    Raises NoInputError when there is none, DataError when it cannot be used.
+    """
     if (out / "transform.h5").exists():
         return read_transform(out / "transform.h5")
     affine = read_transform(out / "affine.mat")
