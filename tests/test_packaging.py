@@ -16,6 +16,7 @@ import yaml
 import neuroreg
 from neuroreg.cli import COMMANDS
 from neuroreg.errors import NeuroregError
+from neuroreg.pipeline.doctor import CORE
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -118,6 +119,10 @@ def test_every_dependency_is_used_and_every_import_declared() -> None:
     used = imported()
     assert core - used == set()
     assert used <= core | modules(*(r for extra in ("ants", "greedy", "train") for r in optional[extra]))
+
+
+def test_doctor_asks_for_nothing_that_is_not_a_dependency() -> None:
+    assert modules(*CORE) <= modules(*PROJECT["project"]["dependencies"])
 
 
 def test_the_core_stays_small() -> None:

@@ -18,7 +18,6 @@ CORE = (
     "SimpleITK",
     "numpy",
     "scipy",
-    "scikit-image",
     "safetensors",
     "pydantic",
     "typer",
