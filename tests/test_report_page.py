@@ -125,9 +125,9 @@ def test_bars_are_sorted_from_the_worst_and_keep_missing_regions(tmp_path: Path)
         {"label": 10, "name": "strange", "dice": float("nan")},
     ]
     found = page.bars(rows)
-    assert [bar["name"] for bar in found] == ["absent", "strange", "7", "good"]
-    assert found[0]["text"] == "no value"
-    assert (found[3]["after"], found[3]["before"]) == (90.0, 50.0)
+    assert [bar.name for bar in found] == ["absent", "strange", "7", "good"]
+    assert found[0].text == "no value"
+    assert (found[3].after, found[3].before) == (90.0, 50.0)
     assert "0.900 (0.500)" in _write(tmp_path / "r.html", rois=rows)
 
 

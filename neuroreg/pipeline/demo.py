@@ -87,15 +87,15 @@ def demo(
     config = asked.model_copy(update={**files, "output": folder / "registration"})
     record = register(config, progress=progress, reporter=reporter, command="demo")
     progress("compare with the truth")
-    errors = [
+    before, affine, after = (
         measure(found, truth, template.labels, labels, mask)
         for found in (
             Affine(torch.eye(4, dtype=torch.float64)),
             read_transform(config.folder / FILES["affine"]),
             read_transform(config.folder / FILES["transform"]),
         )
-    ]
-    return DemoOutcome(*errors, record=record, folder=config.folder)
+    )
+    return DemoOutcome(before, affine, after, record=record, folder=config.folder)
 
 
 def synthesise(template: Template, *, seed: int) -> tuple[Volume, Volume, Volume, Chain]:
@@ -170,7 +170,9 @@ def _write(
     for path, volume in zip(files.values(), volumes, strict=True):
         write_image(volume, path, overwrite=overwrite)
     names = folder / "label_names.csv"
-    rows = [{"label": label, "name": name} for label, name in sorted(template.names.items())]
+    rows: list[dict[str, str | int]] = [
+        {"label": k, "name": name} for k, name in sorted(template.names.items())
+    ]
     write_csv(names, ("label", "name"), rows, overwrite=overwrite)
     write_transform(truth, folder / "truth.h5", overwrite=overwrite)
     return {**files, "label_names": names}

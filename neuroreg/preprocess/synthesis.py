@@ -16,9 +16,13 @@ def smooth_noise(
     shape: tuple[int, ...], channels: int, *, sigma: float, generator: torch.Generator
 ) -> Tensor:
     """Gaussian noise smoothed over ``sigma`` voxels, each channel with standard deviation 1: (1, C, D, H, W)."""
-    rim = math.ceil(3 * sigma)  # smoothing repeats the border, which would make the noise there larger and steeper
+    rim = math.ceil(
+        3 * sigma
+    )  # smoothing repeats the border, which would make the noise there larger and steeper
     noise = torch.randn(1, channels, *(n + 2 * rim for n in shape), generator=generator)
-    noise = field.smooth(noise, sigma)[(..., *(slice(rim, rim + n) for n in shape))]
+    noise = field.smooth(noise, sigma)
+    for axis, size in enumerate(shape):
+        noise = noise.narrow(axis + 2, rim, size)
     return noise / noise.std(dim=(2, 3, 4), keepdim=True)
 
 

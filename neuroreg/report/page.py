@@ -167,22 +167,33 @@ def _lowest(determinant: Tensor, folds: Tensor, geometry: Geometry) -> Point:
     return (float(world[0]), float(world[1]), float(world[2]))
 
 
-def bars(rois: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """One bar per region, the worst first: its name, and Dice before and after as text and as percent of the width."""
+@dataclass(frozen=True)
+class Bar:
+    """The overlap of one region: percent of the width of the bar, and the Dice written beside it."""
+
+    name: str
+    after: float | None
+    before: float | None
+    text: str
+    text_before: str
+
+
+def bars(rois: Sequence[Mapping[str, object]]) -> list[Bar]:
+    """One bar per region, those without a value first, then the worst."""
     found = []
     for row in rois:
         name = row.get("name") or row.get("label")
         after, before = _share(row.get("dice")), _share(row.get("dice_before"))
         found.append(
-            {
-                "name": plain("" if name is None else name),
-                "after": after,
-                "before": before,
-                "text": "no value" if after is None else f"{after / 100:.3f}",
-                "text_before": "" if before is None else f"{before / 100:.3f}",
-            }
+            Bar(
+                name=plain("" if name is None else name),
+                after=after,
+                before=before,
+                text="no value" if after is None else f"{after / 100:.3f}",
+                text_before="" if before is None else f"{before / 100:.3f}",
+            )
         )
-    return sorted(found, key=lambda bar: (bar["after"] is not None, bar["after"] or 0.0))
+    return sorted(found, key=lambda bar: (bar.after is not None, bar.after or 0.0))
 
 
 def _share(value: object) -> float | None:

@@ -184,12 +184,12 @@ def _save(path: Path, tensor: Tensor) -> None:
 
 def save(template: Template, path: Path, *, names: dict[int, str]) -> None:
     """Write intensity (uint8, 200 per unit), labels and mask with the geometry (LPS mm) and the labels' names."""
-    used = {int(label) for label in template.labels.unique() if label}
+    used = np.unique(template.labels.numpy()[template.mask.numpy() & (template.labels.numpy() > 0)]).tolist()
     metadata = {
         "kind": "template",
         "geometry": json.dumps(asdict(template.geometry)),
         "intensity_step": str(INTENSITY_STEP),
-        "names": json.dumps({str(label): names[label] for label in sorted(used)}),
+        "names": json.dumps({str(label): names[label] for label in used}),
     }
     tensors = {
         "intensity": (template.intensity * INTENSITY_STEP).round().clamp(0, 255).to(torch.uint8).contiguous(),
@@ -206,4 +206,8 @@ def put_record(manifest: Path, record: dict[str, object]) -> None:
     others[str(record["name"])] = record
     contents["models"] = [others[name] for name in sorted(others)]
     text = json.dumps(contents, indent=2, allow_nan=False) + "\n"
-    atomic_write(manifest, lambda part: part.write_text(text, encoding="utf-8") and None, overwrite=True)
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    atomic_write(manifest, write, overwrite=True)
