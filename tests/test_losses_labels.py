@@ -71,3 +71,11 @@ def test_ids_are_drawn_among_those_present_without_background_and_fluid() -> Non
     assert torch.equal(again, drawn[4])
     assert sorted(labels.draw_ids(present, 50, None).tolist()) == [3, 5, 8, 200]
     assert len(labels.draw_ids(line(0, 1, 1), 3, None)) == 0
+
+
+def test_no_regions_cost_nothing() -> None:
+    u = torch.zeros(1, 3, 6, 7, 8, requires_grad=True)
+    loss = labels.dice_of_rois(phantom(), phantom(), u, torch.tensor([], dtype=torch.long))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert float(u.grad.abs().max()) == 0.0

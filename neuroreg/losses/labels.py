@@ -22,7 +22,12 @@ def soft_dice(fixed: Tensor, moved: Tensor, *, eps: float = 1.0) -> Tensor:
 
 
 def dice_of_rois(fixed_labels: Tensor, moving_labels: Tensor, u: Tensor, ids: Tensor) -> Tensor:
-    """1 - soft Dice over the regions ``ids`` (N,), the moving ones warped linearly by u on the full grid."""
+    """1 - soft Dice over the regions ``ids`` (N,), the moving ones warped linearly by u on the full grid.
+
+    0 without regions: there is nothing to overlap.
+    """
+    if len(ids) == 0:
+        return 0.0 * u.float().sum()
     moved = field.warp(one_hot(moving_labels, ids), u.float())
     return soft_dice(one_hot(fixed_labels, ids), moved)
 
