@@ -7,6 +7,7 @@ recursion. The design is the project's own (learned form of ``gaussnewton``).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -88,11 +89,13 @@ class NeuroregMethod:
     def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
         """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), 0..1 -> Prediction with a field on level 1.
 
-        ``levels`` holds the field after every level, coarse to fine.
+        ``levels`` holds the field after every level, coarse to fine. Without gradients the few voxels where the
+        last one folds are relaxed until none does.
         """
         if not torch.is_grad_enabled():
             with fast_convolutions(fixed.device):
-                return self._predict(fixed, moving, start)
+                prediction = self._predict(fixed, moving, start)
+            return replace(prediction, displacement=field.unfold(prediction.displacement))
         return self._predict(fixed, moving, start)
 
     def _predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None) -> Prediction:
