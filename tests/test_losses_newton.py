@@ -17,15 +17,10 @@ def images() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("similarity", "tolerance"),
-    [
-        (global_correlation, 1e-3),
-        (local_correlation(5), 1e-3),
-        (local_correlation(3, 7), 1e-3),
-        (mutual_information, 0.1),
-    ],
+    "similarity",
+    [global_correlation, local_correlation(5), local_correlation(3, 7, power=4), mutual_information],
 )
-def test_the_slope_is_the_derivative(similarity: Similarity, tolerance: float) -> None:
+def test_the_slope_is_the_derivative(similarity: Similarity) -> None:
     fixed, moved, weight = images()
     change = (
         1e-2
@@ -36,7 +31,7 @@ def test_the_slope_is_the_derivative(similarity: Similarity, tolerance: float) -
     change[:, :, 0, 0, 0] = 0.0
     ends = [similarity(fixed, moved + sign * change / 2, weight).value.double() for sign in (1, -1)]
     slope = (similarity(fixed, moved, weight).slope * change).sum(dim=(1, 2, 3, 4)).double()
-    torch.testing.assert_close(slope, ends[0] - ends[1], rtol=0.05 if tolerance < 0.01 else 0.3, atol=1e-4)
+    torch.testing.assert_close(slope, ends[0] - ends[1], rtol=0.02, atol=1e-5)
 
 
 def test_the_value_is_the_mean_of_the_lncc_map() -> None:
@@ -64,6 +59,8 @@ def test_information_of_a_function_is_higher_than_of_noise() -> None:
 def test_flat_images_have_no_slope() -> None:
     fixed, _, weight = images()
     flat = torch.full_like(fixed, 0.5)
+    weight[..., :2], weight[..., -2:] = 0, 0  # the outside counts as 0, so windows on the rim are not flat
+    weight[..., :2, :], weight[..., -2:, :], weight[:, :, :2], weight[:, :, -2:] = 0, 0, 0, 0
     for similarity in (global_correlation, local_correlation(5)):
         terms = similarity(fixed, flat, weight[:1])
         assert float(terms.value.abs().max()) < 1e-2

@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroreg import field
 
 _EPS = 1e-4  # variance (of intensities 0..1) below which a window counts as flat
-_MI_BINS = 24
+_BINS = 32  # of fixed intensity
 
 
 class Terms(NamedTuple):
@@ -45,8 +45,10 @@ def global_correlation(fixed: Tensor, moved: Tensor, weight: Tensor) -> Terms:
     return Terms(value.reshape(-1), weight * (a * i - w * j) / total, weight * w / total)
 
 
-def local_correlation(*windows: int) -> Similarity:
-    """Squared local correlation in cubes of these odd sides, averaged over windows; value in 0..1.
+def local_correlation(*windows: int, power: int = 2) -> Similarity:
+    """Local correlation to an even power in cubes of these odd sides, averaged over windows; value in 0..1.
+
+    Power 4 gives more say to where the images agree already: robust to what cannot be matched.
 
     The slope is exact: a voxel counts in every window that holds it. The curvature leaves out the change of the
     windows' means, which makes steps a little short.
@@ -63,9 +65,11 @@ def local_correlation(*windows: int) -> Similarity:
             variance_i = (mean_ii - mean_i * mean_i).clamp_min(0) + _EPS
             variance_j = (mean_jj - mean_j * mean_j).clamp_min(0) + _EPS
             covariance = mean_ij - mean_i * mean_j
-            a = 2 * weight * covariance / (variance_i * variance_j)
+            square = covariance * covariance / (variance_i * variance_j)
+            rise = weight * square ** (power // 2 - 1)
+            value += (rise * square).sum(dim=(1, 2, 3, 4))
+            a = power * rise * covariance / (variance_i * variance_j)
             w = a * covariance / variance_j
-            value += 0.5 * (a * covariance).sum(dim=(1, 2, 3, 4))
             # zeros outside make the mean its own adjoint, so it also gathers the windows that hold a voxel
             back = field.box_mean(torch.cat((a, w, w * mean_j - a * mean_i), dim=1), window)
             slope += fixed * back[:, 0:1] - moved * back[:, 1:2] + back[:, 2:3]
@@ -76,32 +80,26 @@ def local_correlation(*windows: int) -> Similarity:
 
 
 def mutual_information(fixed: Tensor, moved: Tensor, weight: Tensor) -> Terms:
-    """Mutual information (nats) of joint histograms, for other contrasts.
+    """Mutual information (nats) of moved intensities taken as Gaussian within bins of fixed intensity; value >= 0.
 
-    The slope is the score of p(moved | fixed) against p(moved); the curvature its square, whose mean is the true
-    curvature where the histogram is the true density (Berndt, Hall, Hall and Hausman 1974).
+    For other contrasts: any function of the fixed intensity will do. With Gaussians the slope is a residual and the
+    curvature its precision, as in least squares; joint histograms gave noisy curvatures and very short steps.
     """
-    rows = (fixed / fixed.max() * (_MI_BINS - 1)).round().long().clamp(0, _MI_BINS - 1).reshape(-1)
-    parts = [_information(rows, moved[b].reshape(-1), weight[b].reshape(-1)) for b in range(len(moved))]
-    value, slope, curvature = (torch.stack(x) for x in zip(*parts, strict=True))
-    return Terms(value, slope.reshape(moved.shape), curvature.reshape(moved.shape))
-
-
-def _information(rows: Tensor, moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    k = _MI_BINS
-    weight = weight / weight.sum().clamp_min(1.0)
-    gain = (k - 1) / moved.max().clamp_min(1e-3)
-    place = moved * gain
-    low = place.floor().long().clamp(0, k - 2)
-    part = place - low
-    cell = rows * k + low
-    joint = torch.zeros(k * k, device=moved.device).index_add(0, cell, weight * (1 - part))
-    joint = joint.index_add(0, cell + 1, weight * part)
-    joint = field.smooth(joint.reshape(1, 1, 1, k, k), 1.0).reshape(k, k) + 1e-7
-    joint = joint / joint.sum()
-    ratio = (joint / (joint.sum(dim=0, keepdim=True) * joint.sum(dim=1, keepdim=True))).log()
-    score = (ratio.reshape(-1)[cell + 1] - ratio.reshape(-1)[cell]) * gain
-    return (joint * ratio).sum(), weight * score, weight * score * score
+    rows = (fixed / fixed.max() * (_BINS - 1)).round().long().clamp(0, _BINS - 1).reshape(-1)
+    weight = weight / _sum(weight).clamp_min(1.0)
+    w, j = weight.flatten(1).expand(len(moved), -1), moved.flatten(1)
+    # about the overall mean, or the variances would lose digits
+    mean = (w * j).sum(dim=1, keepdim=True)
+    j = j - mean
+    empty = torch.zeros(len(j), _BINS, dtype=j.dtype, device=j.device)
+    mass, first, second = (empty.index_add(1, rows, x) for x in (w, w * j, w * j * j))
+    centres = first / mass.clamp_min(1e-9)
+    variances = (second / mass.clamp_min(1e-9) - centres * centres).clamp_min(0) + _EPS
+    variance = (w * j * j).sum(dim=1, keepdim=True) + _EPS
+    value = 0.5 * (variance.log() - (mass * variances.log()).sum(dim=1, keepdim=True))
+    precision = 1 / variances[:, rows]
+    slope = w * ((centres[:, rows] - j) * precision + j / variance)
+    return Terms(value[:, 0], slope.reshape(moved.shape), (w * precision).reshape(moved.shape))
 
 
 def _sum(x: Tensor) -> Tensor:

@@ -130,15 +130,25 @@ class AffineMethod:
         low_dof: Dof = 6 if c.dof == 6 else 7
         affine = first
         if affine is None:
-            starts = _starts(fixed, moving, levels[0].frame)
-            coarse = replace(levels[-1], weight=torch.ones_like(levels[-1].weight), moving_weight=None)
-            affine, value = _optimise(coarse, starts, global_correlation, low_dof, c.search_iterations)
+            starts = _starts(
+                fixed if mask is None else fixed * mask,
+                moving if moving_mask is None else moving * moving_mask,
+                levels[0].frame,
+            )
+            everywhere = torch.ones_like(levels[-1].weight) if mask is None else levels[-1].weight
+            coarse = replace(levels[-1], weight=everywhere)
+            search = mutual_information if c.metric == "mi" else global_correlation
+            affine, value = _optimise(coarse, starts, search, low_dof, c.search_iterations)
             affine = affine[_distinct(affine, value, c.survivors)]
-        similarity = mutual_information if c.metric == "mi" else local_correlation(*c.windows)
         half = levels[min(1, len(levels) - 1)]
-        affine, value = _optimise(half, affine, similarity, c.dof, c.half_iterations)
+        affine, value = _optimise(half, affine, _similarity(c, power=2), c.dof, c.half_iterations)
         affine = affine[value.argmax()][None]
-        return _optimise(levels[0], affine, similarity, c.dof, c.full_iterations)[0]
+        return _optimise(levels[0], affine, _similarity(c, power=4), c.dof, c.full_iterations)[0]
+
+
+def _similarity(config: AffineConfig, *, power: int) -> Similarity:
+    # Power 4 at the end: +.001 mean Dice over 138 regions against power 2, but a narrower basin.
+    return mutual_information if config.metric == "mi" else local_correlation(*config.windows, power=power)
 
 
 # ---------------------------------------------------------------------------------------------------- the pair
@@ -259,6 +269,8 @@ def _evaluate(level: _Level, affine: Tensor, similarity: Similarity) -> _Normal:
     if level.moving_weight is not None:
         weight = weight * field.sample(level.moving_weight.expand(count, -1, -1, -1, -1), index)
     value, slope, curvature = similarity(level.fixed, moved, weight)
+    # What leaves the moving image scores 0: it must not pay to push the worst matches out.
+    share = weight.sum(dim=(1, 2, 3, 4)) / level.weight.sum().clamp_min(1.0)
     gradient = torch.cat(torch.gradient(moved, dim=(2, 3, 4)), dim=1) / level.step
     pairs = [(k, m) for k in range(3) for m in range(k, 3)]
     products = [slope * gradient] + [
@@ -267,7 +279,7 @@ def _evaluate(level: _Level, affine: Tensor, similarity: Similarity) -> _Normal:
     moments = _position_moments(torch.cat(products, dim=1), level)
     matrix, vector = _assemble(moments)
     radius = level.frame.radius
-    return _Normal(value, matrix * radius**2, vector * radius)
+    return _Normal(value * share, matrix * radius**2, vector * radius)
 
 
 def _position_moments(x: Tensor, level: _Level) -> Tensor:
