@@ -11,7 +11,18 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nifti_bytes import AFFINE_RAS, lps, nifti, save
-from test_transforms import AFFINE, COARSE, FIXED, MAPS, MATRIX, as_sitk, displacement, image, placed
+from test_transforms import (
+    AFFINE,
+    COARSE,
+    FIXED,
+    MAPS,
+    MATRIX,
+    as_sitk,
+    displacement,
+    image,
+    placed,
+    transform_as_sitk,
+)
 
 from neuroreg import transforms
 from neuroreg.errors import DataError, NeuroregError, UsageError
@@ -61,6 +72,12 @@ def test_an_affine_keeps_every_digit_and_its_centre_is_zero(suffix: str, tmp_pat
     assert itk.GetFixedParameters() == (0.0, 0.0, 0.0)
     assert itk.Downcast().GetMatrix() == tuple(v for row in MATRIX[:3] for v in row[:3])
     assert torch.equal(read_transform(path).matrix, AFFINE.matrix)
+
+
+def test_our_matlab_file_is_simpleitk_s_byte_for_byte(tmp_path: Path) -> None:
+    write_transform(AFFINE, tmp_path / "ours.mat")
+    sitk.WriteTransform(transform_as_sitk(AFFINE), str(tmp_path / "itk.mat"))
+    assert (tmp_path / "ours.mat").read_bytes() == (tmp_path / "itk.mat").read_bytes()
 
 
 def test_a_chain_of_affines_becomes_one(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ grid, p -> A(p + u(p)), is stored affine first, field last. Affines are stored w
 foreign files are folded in. Fields as NIfTI: 5-D (x, y, z, 1, 3), intent 1007, LPS.
 """
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 
 from neuroreg.errors import DataError, UsageError, WriteError
 from neuroreg.io import nifti_header
@@ -27,6 +29,7 @@ from neuroreg.volume import Geometry
 FIELD_SUFFIXES = (".nii", ".nii.gz")
 AFFINE_SUFFIXES = (".mat", ".tfm", ".txt")
 READ_SUFFIXES = (".h5", ".hdf5", *AFFINE_SUFFIXES, *FIELD_SUFFIXES)
+_AFFINE_TYPE = "AffineTransform_double_3_3"
 _MIN_DETERMINANT = 1e-12
 _IDENTITY = Affine(torch.eye(4, dtype=torch.float64))
 
@@ -50,6 +53,8 @@ def read_transform(path: Path | str) -> Transform:
         return read_field(path)
     if path.stat().st_size == 0:
         raise DataError("empty file", file=path)
+    if suffix == ".mat":
+        _check_matlab(path)
     try:
         parts = _parts(sitk.ReadTransform(str(path)), path)
     except RuntimeError as error:
@@ -201,10 +206,8 @@ def write_transform(transform: Transform, path: Path | str, *, overwrite: bool =
         affine = _collapsed(parts)
         if affine is None:
             raise UsageError(f"{suffix} holds affines only", file=path, remedy="use .h5 for a deformation")
-        itk = _itk_affine(affine)
-        _write(
-            path, (affine,), lambda temporary: sitk.WriteTransform(itk, str(temporary)), overwrite=overwrite
-        )
+        content = _matlab(affine) if suffix == ".mat" else _text(affine)
+        _write(path, (affine,), lambda temporary: _write_new(temporary, content), overwrite=overwrite)
     elif suffix == ".h5":
         tree = {"TransformGroup": _composite(parts)}
         _write(path, parts, lambda temporary: write_hdf5(tree, temporary), overwrite=overwrite)
@@ -236,11 +239,10 @@ def _composite(parts: Leaves) -> dict[str, Node]:
 
 
 def _affine_group(affine: Affine) -> dict[str, Node]:
-    matrix = affine.matrix.numpy()
     return {
-        "TransformType": "AffineTransform_double_3_3",
+        "TransformType": _AFFINE_TYPE,
         "TransformFixedParameters": np.zeros(3),
-        "TransformParameters": np.concatenate((matrix[:3, :3].reshape(-1), matrix[:3, 3])),
+        "TransformParameters": _parameters(affine),
     }
 
 
@@ -278,11 +280,51 @@ def _collapsed(parts: Leaves) -> Affine | None:
     return Affine(matrix)
 
 
-def _itk_affine(affine: Affine) -> sitk.AffineTransform:
-    itk = sitk.AffineTransform(3)  # the centre stays 0: some readers ignore it
-    itk.SetMatrix(affine.matrix[:3, :3].reshape(-1).tolist())
-    itk.SetTranslation(affine.matrix[:3, 3].tolist())
-    return itk
+def _parameters(affine: Affine) -> NDArray[np.float64]:
+    """The twelve numbers of ITK's AffineTransform: the matrix row by row, then the translation; the centre is 0."""
+    matrix = affine.matrix.detach().cpu().numpy()
+    return np.concatenate((matrix[:3, :3].reshape(-1), matrix[:3, 3]))
+
+
+def _text(affine: Affine) -> bytes:
+    """ITK's text format; repr keeps every digit."""
+    numbers = " ".join(repr(value) for value in _parameters(affine).tolist())
+    return (
+        f"#Insight Transform File V1.0\n#Transform 0\nTransform: {_AFFINE_TYPE}\n"
+        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
+    ).encode("ascii")
+
+
+def _matlab(affine: Affine) -> bytes:
+    """ITK's binary format: two named columns of doubles in a MATLAB level 4 file."""
+    content = b""
+    for name, values in ((_AFFINE_TYPE, _parameters(affine)), ("fixed", np.zeros(3))):
+        label = name.encode("ascii") + b"\0"
+        content += (
+            struct.pack("<5i", 0, len(values), 1, 0, len(label)) + label + values.astype("<f8").tobytes()
+        )
+    return content
+
+
+def _check_matlab(path: Path) -> None:
+    """Refuse a level 4 file that ends too early: ITK reads what is missing as zeros. Raises DataError."""
+    content, place = path.read_bytes(), 0
+    while place < len(content):
+        head = content[place : place + 20]
+        kind, rows, columns, _, label = struct.unpack("<5i", head) if len(head) == 20 else (-1, 0, 0, 0, 0)
+        width = {0: 8, 10: 4}.get(kind, 0)
+        if not width or label < 1 or min(rows, columns) < 0:
+            raise DataError("this is not a transform file, or it is damaged", file=path)
+        place += 20 + label + rows * columns * width
+    if place != len(content):
+        raise DataError(
+            "the transform file is truncated", file=path, remedy="get the file again from its source"
+        )
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    with path.open("xb") as stream:
+        stream.write(content)
 
 
 def _equal(back: Leaves, meant: Leaves) -> bool:
@@ -290,7 +332,7 @@ def _equal(back: Leaves, meant: Leaves) -> bool:
         return False
     for one, two in zip(back, meant, strict=True):
         if isinstance(one, Affine) and isinstance(two, Affine):
-            same = torch.allclose(one.matrix, two.matrix, rtol=1e-14, atol=1e-13)
+            same = torch.equal(one.matrix, two.matrix.cpu())
         elif isinstance(one, DisplacementField) and isinstance(two, DisplacementField):
             same = one.geometry.same_grid(two.geometry) and torch.equal(one.data, two.data.cpu())
         else:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from nifti_bytes import AFFINE_RAS, QUATERNION, TURN, lps, nifti, patched, phantom, save
 
-from neuroreg.errors import NeuroregError
+from neuroreg.errors import DataError, NeuroregError
 from neuroreg.io.images import check_same_grid, read_image, read_labels
 
 pytestmark = pytest.mark.faults
@@ -77,7 +77,9 @@ def bomb() -> bytes:
     )  # members in a row are one stream
 
 
-dims = "dim"
+FLAT = [2, 2, 0, 0, 2, 2, 0, 0, 0, 0, 2, 0]
+NO_CODES = {"qform_code": 0, "sform_code": 0}
+NEGATIVE = [1, -2, 1.7, 2.4, 1, 1, 1, 1]
 REFUSED: dict[str, tuple[str, Callable[[], bytes], int, str]] = {
     "02 zero bytes": ("a.nii.gz", lambda: b"", 65, "empty file"),
     "03 text renamed": ("a.nii.gz", lambda: b"subject,age\n1,30\n" * 40, 65, "not a NIfTI"),
@@ -120,12 +122,12 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], int, str]] = {
     "32 one voxel": ("a.nii", lambda: nifti(np.ones((2, 2, 2), "i2")), 65, "too small"),
     "33 small": ("a.nii", lambda: nifti(phantom((8, 8, 8))), 65, "too small"),
     "35 negative pixdim, no frame": (
-        "a.nii", lambda: nifti(phantom(), pixdim=[1, -2, 1.7, 2.4, 1, 1, 1, 1], qform_code=0, sform_code=0), 65, "unsure",
+        "a.nii", lambda: nifti(phantom(), pixdim=NEGATIVE, **NO_CODES), 65, "unsure",
     ),
     "36 zero spacing": ("a.nii", lambda: nifti(phantom(), pixdim=[1, 2, 0, 2, 1, 1, 1, 1]), 65, "spacing"),
     "36 NaN spacing": ("a.nii", lambda: nifti(phantom(), pixdim=[1, 2, np.nan, 2, 1, 1, 1, 1]), 65, "spacing"),
     "37 shear": ("a.nii", lambda: sheared(0.02), 65, "sheared by 0.02"),
-    "38 singular": ("a.nii", lambda: nifti(phantom(), srow=[2, 2, 0, 0] * 2 + [0, 0, 2, 0], qform_code=0), 65, "singular"),
+    "38 singular": ("a.nii", lambda: nifti(phantom(), srow=FLAT, qform_code=0), 65, "singular"),
     "38 zero matrix": ("a.nii", lambda: nifti(phantom(), srow=[0] * 12, qform_code=0), 65, "zero"),
     "38 NaN matrix": ("a.nii", lambda: nifti(phantom(), srow=[np.nan] * 12, qform_code=0), 65, "NaN"),
     "38 no rotation": ("a.nii", lambda: nifti(phantom(), quatern=[1.0, 1.0, 1.0], sform_code=0), 65, "no rotation"),
@@ -162,7 +164,7 @@ ACCEPTED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "20 NaN voxels": ("a.nii", lambda: with_nan(0.01), "NaN or infinite"),
     "22 NaN slope": ("a.nii", lambda: patched(IMAGE, scl_slope=np.nan), "unscaled"),
     "31 one frame": ("a.nii", lambda: nifti(phantom()[..., None]), "single frame"),
-    "35 negative pixdim": ("a.nii", lambda: patched(IMAGE, pixdim=[1, -2, 1.7, 2.4, 1, 1, 1, 1]), "negative"),
+    "35 negative pixdim": ("a.nii", lambda: patched(IMAGE, pixdim=NEGATIVE), "negative"),
     "37 small shear": ("a.nii", lambda: sheared(8e-4), "sheared by 0.0008"),
     "39 sform 0.3 mm from qform": ("a.nii", lambda: moved_sform(0.3), "differ by up to 0.3"),
     "40 no codes": ("a.nii", lambda: nifti(phantom(), qform_code=0, sform_code=0), "no world frame"),
@@ -313,9 +315,7 @@ def test_31_a_chosen_frame(tmp_path: Path) -> None:
 def test_35_never_flips(tmp_path: Path) -> None:
     # SimpleITK mirrors this file; the quaternion alone says how the axes lie.
     plain = read_image(save(tmp_path / "a.nii", nifti(phantom(), sform_code=0)))
-    negative = read_image(
-        save(tmp_path / "b.nii", nifti(phantom(), sform_code=0, pixdim=[1, -2, 1.7, 2.4, 1, 1, 1, 1]))
-    )
+    negative = read_image(save(tmp_path / "b.nii", nifti(phantom(), sform_code=0, pixdim=NEGATIVE)))
     assert negative.volume.geometry == plain.volume.geometry
 
 
@@ -394,15 +394,16 @@ def test_seeded_gzip_mutations_never_pass_silently(tmp_path: Path) -> None:
         path.write_bytes(bytes(content))
         try:
             image = read_image(path)
-        except NeuroregError as error:
-            assert error.exit_code == 65
+        except DataError:
+            continue
         else:  # only the gzip header's own fields (time, system, flags) may change without a trace
             assert place < 10
             assert bool((image.volume.data == expected).all())
 
 
 def test_a_native_crash_is_impossible_for_a_bad_name(tmp_path: Path) -> None:
-    code = "import os, sys; from neuroreg.io.images import read_image\nread_image(os.fsdecode(sys.argv[1].encode('latin-1')))"
+    code = "import os, sys; from neuroreg.io.images import read_image\n"
+    code += "read_image(os.fsdecode(sys.argv[1].encode('latin-1')))"
     done = subprocess.run(
         [sys.executable, "-c", code, "bad\xff.nii"], capture_output=True, check=False, text=True
     )

@@ -259,7 +259,12 @@ def test_damaged_transform_files_are_refused(tmp_path: Path) -> None:
     for name in ("t.h5", "t.mat", "t.tfm"):
         WRITERS[name](tmp_path / name)
         whole = (tmp_path / name).read_bytes()
-        for content in (b"", whole[: len(whole) // 2], b"not a transform\n" * 9):
+        for content in (
+            b"",
+            whole[: len(whole) // 2],
+            whole[:-1] if name == "t.mat" else b"?",
+            b"not a transform\n" * 9,
+        ):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(NeuroregError) as caught:
                 read_transform(tmp_path / name)
