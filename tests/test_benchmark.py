@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from neuroreg.benchmark import (
     BenchmarkConfig,
@@ -289,12 +290,17 @@ def test_what_other_programs_leave_reads_as_our_convention(name: str, tmp_path: 
     out = tmp_path / "out"
     worker = [sys.executable, "-m", "neuroreg.benchmark_external", name, str(fixed), str(moving), str(out)]
     subprocess.run([*worker, "--threads", "1"], check=True, stdout=subprocess.DEVNULL)
-    grid = read_image(fixed).volume
-    ours = resample(read_image(moving).volume, read_result(out), grid.geometry).data[0].numpy()
+    grid, source = read_image(fixed).volume, read_image(moving).volume
+    transform = read_result(out)
+    ours = resample(source, transform, grid.geometry).data[0].numpy()
     theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "moved.nii.gz")))
-    inside = (slice(4, -4),) * 3
+    # At the rim of the moving image Greedy fades to 0, where ITK and we repeat the border for half a voxel.
+    core = torch.zeros_like(source.data)
+    core[:, 1:-1, 1:-1, 1:-1] = 1.0
+    inside = resample(source.with_data(core), transform, grid.geometry).data[0].numpy() > 0.999
+    assert inside.mean() > 0.3
     assert np.abs(ours - theirs)[inside].max() < 2.0  # of 900
-    assert np.corrcoef(theirs[inside].ravel(), grid.data[0].numpy()[inside].ravel())[0, 1] > 0.95
+    assert np.corrcoef(theirs[inside], grid.data[0].numpy()[inside])[0, 1] > 0.95
 
 
 OASIS = Path(__file__).resolve().parents[1] / "../shared/data/oasis"
