@@ -11,7 +11,7 @@ from neuroreg.io.files import atomic_write, check_input
 
 Cell = str | int | float | None
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-_ID_COLUMNS = ("id", "label", "index", "number", "value", "key", "roi")
+_ID_COLUMNS = ("id", "index", "number", "value", "key", "label", "roi")
 _NAME_COLUMNS = ("name", "label_name", "roi_name", "region", "structure", "label")
 
 
