@@ -1,4 +1,4 @@
-"""Small ugly heads and toy methods for the pipeline's tests: oblique, anisotropic, off-centre, three different sizes."""
+"""Small ugly heads and toy methods for the tests of the pipeline: oblique, anisotropic, off-centre, unlike sizes."""
 
 import math
 import time
@@ -29,7 +29,9 @@ def grid(*, degrees: float = 10.0, size: tuple[int, int, int] = (38, 44, 34)) ->
     """A grid of about 120 mm, centred some way off the origin."""
     spacing, direction = (3.2, 3.0, 3.5), rotation(degrees)
     half = torch.tensor([(n - 1) / 2 * s for n, s in zip(size, spacing, strict=True)], dtype=torch.float64)
-    corner = torch.tensor([5.0, -8.0, 12.0]) - torch.tensor(direction, dtype=torch.float64).reshape(3, 3) @ half
+    corner = (
+        torch.tensor([5.0, -8.0, 12.0]) - torch.tensor(direction, dtype=torch.float64).reshape(3, 3) @ half
+    )
     x, y, z = corner.tolist()
     return Geometry(size, spacing, (x, y, z), direction)
 
@@ -108,7 +110,9 @@ class Toy:
         axes = [torch.linspace(0, math.pi, n) for n in shape]
         d, h, w = torch.meshgrid(*axes, indexing="ij")
         bump = torch.sin(d) * torch.sin(h) * torch.sin(w)
-        u = self.config.amplitude * torch.stack((0.5 * bump * torch.cos(d), -0.8 * bump, bump * torch.sin(2 * h)))
+        u = self.config.amplitude * torch.stack(
+            (0.5 * bump * torch.cos(d), -0.8 * bump, bump * torch.sin(2 * h))
+        )
         return Prediction(u[None], affine=None if start is None else start.affine, level=1)
 
 

@@ -46,14 +46,16 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
 
 def python(code: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(neuroreg.__file__).parents[1])}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, **kwargs
+    )
 
 
 def test_help_is_quick_and_needs_no_torch() -> None:
     code = (
         "import sys, resource; from neuroreg.cli import run; code = run(['--help']);"
-        "used = resource.getrusage(resource.RUSAGE_SELF);"
-        "print(code, 'torch' in sys.modules, 'SimpleITK' in sys.modules, used.ru_utime + used.ru_stime, file=sys.stderr)"
+        "used = resource.getrusage(resource.RUSAGE_SELF); seconds = used.ru_utime + used.ru_stime;"
+        "print(code, 'torch' in sys.modules, 'SimpleITK' in sys.modules, seconds, file=sys.stderr)"
     )
     done = python(code)
     status, torch, itk, seconds = done.stderr.split()
@@ -64,7 +66,9 @@ def test_help_is_quick_and_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("words", [["methods"], ["methods", "--json"], ["--version"], ["register", "--help"]])
 def test_listing_needs_no_torch(words: list[str]) -> None:
-    done = python(f"import sys; from neuroreg.cli import run; c = run({words}); print(c, 'torch' in sys.modules)")
+    done = python(
+        f"import sys; from neuroreg.cli import run; c = run({words}); print(c, 'torch' in sys.modules)"
+    )
     assert done.stdout.splitlines()[-1] == "0 False"
 
 
@@ -104,7 +108,9 @@ def test_a_misspelt_command_is_answered_with_the_near_one(capsys: pytest.Capture
         (["apply"], "Missing"),
     ],
 )
-def test_usage_errors_are_one_line_and_2(words: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_are_one_line_and_2(
+    words: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -165,7 +171,9 @@ def test_a_bug_is_70_and_shows_its_traceback_only_on_demand(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_interrupt_is_130(failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_is_130(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     failing(KeyboardInterrupt())
     assert run(["methods"]) == 130
     assert "interrupted" in capsys.readouterr().err

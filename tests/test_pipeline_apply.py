@@ -41,7 +41,9 @@ def array(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("names", [("bend.h5", "shift.mat"), ("shift.mat", "bend.h5"), ("both.nii.gz",)])
-def test_the_first_transform_acts_first_on_the_point(folder: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_the_first_transform_acts_first_on_the_point(
+    folder: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
     out = tmp_path / "out.nii.gz"
     paths = tuple(folder / name for name in names)
     done = apply(ApplyConfig(paths, (folder / "moving.nii.gz",), folder / "fixed.nii.gz", out))
@@ -49,10 +51,14 @@ def test_the_first_transform_acts_first_on_the_point(folder: Path, tmp_path: Pat
     chain = sitk.CompositeTransform(3)
     for path in reversed(paths):  # ITK: what was added last acts first
         if path.suffix == ".gz":
-            chain.AddTransform(sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64)))
+            chain.AddTransform(
+                sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
+            )
         else:
             chain.AddTransform(sitk.ReadTransform(str(path)))
-    fixed, moving = (sitk.ReadImage(str(folder / f"{n}.nii.gz"), sitk.sitkFloat64) for n in ("fixed", "moving"))
+    fixed, moving = (
+        sitk.ReadImage(str(folder / f"{n}.nii.gz"), sitk.sitkFloat64) for n in ("fixed", "moving")
+    )
     theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, chain, sitk.sitkLinear, 0.0))
     assert (np.abs(array(out) - theirs) > 1e-2).sum() <= 5
 
@@ -60,7 +66,11 @@ def test_the_first_transform_acts_first_on_the_point(folder: Path, tmp_path: Pat
 def test_labels_keep_their_ids(folder: Path, tmp_path: Path) -> None:
     done = apply(
         ApplyConfig(
-            (folder / "shift.mat",), (folder / "moving_seg.nii.gz",), folder / "fixed.nii.gz", tmp_path, labels=True
+            (folder / "shift.mat",),
+            (folder / "moving_seg.nii.gz",),
+            folder / "fixed.nii.gz",
+            tmp_path,
+            labels=True,
         )
     )
     assert set(np.unique(array(done.outputs[0]))) == {0, 4, 23, 16_777_217}
@@ -73,7 +83,9 @@ def test_there_and_back(folder: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.nii.gz"
     apply(ApplyConfig(chain, (out,), folder / "fixed.nii.gz", again))
     inner = (slice(12, 22), slice(14, 30), slice(12, 26))
-    assert np.corrcoef(array(again)[inner].ravel(), array(folder / "fixed.nii.gz")[inner].ravel())[0, 1] > 0.98
+    assert (
+        np.corrcoef(array(again)[inner].ravel(), array(folder / "fixed.nii.gz")[inner].ravel())[0, 1] > 0.98
+    )
 
 
 def test_transforms_and_images_are_told_apart(folder: Path) -> None:
@@ -107,5 +119,7 @@ def test_an_empty_result_is_remarked(folder: Path, tmp_path: Path) -> None:
     matrix[0, 3] = 900.0
     write_transform(Affine(matrix), tmp_path / "far.mat")
     fixed = folder / "fixed.nii.gz"
-    done = apply(ApplyConfig((tmp_path / "far.mat",), (folder / "moving.nii.gz",), fixed, tmp_path / "o.nii.gz"))
+    done = apply(
+        ApplyConfig((tmp_path / "far.mat",), (folder / "moving.nii.gz",), fixed, tmp_path / "o.nii.gz")
+    )
     assert any("nothing but zeros" in warning for warning in done.warnings)

@@ -12,7 +12,9 @@ from neuroreg.pipeline.config import OUTPUTS, resolve, stem
 PAIR = {"fixed": Path("f.nii.gz"), "moving": Path("m.b.nii.gz")}
 
 
-def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_beat_the_environment_which_beats_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "settings.toml"
     file.write_text('method = "demons"\nthreads = 1\nseed = 1\n[options]\nlevels = 2\nsigma = 1.5\n')
     monkeypatch.setenv("NEUROREG_THREADS", "2")
@@ -80,7 +82,10 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
 def record(folder: Path, text: str = "image") -> Path:
     (folder / "f.nii.gz").write_text(text)
     inputs = {"fixed": {"name": "f.nii.gz", "sha256": hashlib.sha256(b"image").hexdigest()}}
-    run = {"schema_version": 1, "config": {"fixed": "f.nii.gz", "moving": "m.nii.gz", "seed": 9, "output": "o"}}
+    run = {
+        "schema_version": 1,
+        "config": {"fixed": "f.nii.gz", "moving": "m.nii.gz", "seed": 9, "output": "o"},
+    }
     (folder / "run.json").write_text(json.dumps({**run, "inputs": inputs}))
     return folder / "run.json"
 

@@ -6,7 +6,15 @@ import pytest
 
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.pipeline.config import RegisterConfig
-from neuroreg.pipeline.record import Clock, describe_file, read_record, scrub, scrubbed_argv, utc_now, versions
+from neuroreg.pipeline.record import (
+    Clock,
+    describe_file,
+    read_record,
+    scrub,
+    scrubbed_argv,
+    utc_now,
+    versions,
+)
 
 CONFIG = RegisterConfig(
     fixed=Path("/data/Doe^John/f.nii.gz"),
@@ -22,7 +30,9 @@ def test_no_folder_of_a_patient_gets_into_the_record() -> None:
     assert (settings["fixed"], settings["moving"], settings["affine"]) == ("f.nii.gz", "m.nii.gz", "a.mat")
     assert settings["also"] == ["t2.nii"]
     assert settings["options"] == {"levels": [1, 2]}
-    words = scrubbed_argv(["/usr/bin/neuroreg", "register", "/Doe/f.nii", "--fixed-mask=/Doe/k.nii", "--set", "a=1"])
+    words = scrubbed_argv(
+        ["/usr/bin/neuroreg", "register", "/Doe/f.nii", "--fixed-mask=/Doe/k.nii", "--set", "a=1"]
+    )
     assert words == ("neuroreg", "register", "f.nii", "--fixed-mask=k.nii", "--set", "a=1")
 
 

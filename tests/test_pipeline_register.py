@@ -23,7 +23,14 @@ from neuroreg.registry import Entry
 from neuroreg.transforms import Affine, Chain, DisplacementField
 from neuroreg.volume import Volume
 
-STANDARD = ["moved.nii.gz", "displacement.nii.gz", "transform.h5", "inverse.h5", "affine.mat", "jacobian.nii.gz"]
+STANDARD = [
+    "moved.nii.gz",
+    "displacement.nii.gz",
+    "transform.h5",
+    "inverse.h5",
+    "affine.mat",
+    "jacobian.nii.gz",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +54,14 @@ def shift_file(tmp_path: Path) -> Path:
 
 
 def config(pair: tuple[Path, Path], folder: Path, **settings: Any) -> RegisterConfig:
-    below = {"method": "toy", "affine": "none", "threads": 1, "fixed": pair[0], "moving": pair[1], "output": folder}
+    below = {
+        "method": "toy",
+        "affine": "none",
+        "threads": 1,
+        "fixed": pair[0],
+        "moving": pair[1],
+        "output": folder,
+    }
     return RegisterConfig(**{**below, **settings})
 
 
@@ -62,7 +76,10 @@ def test_every_promised_file_is_left_and_the_record_is_the_commit_mark(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*STANDARD, "run.json"])
     assert list(done.outputs) == STANDARD
     for name, described in done.outputs.items():
-        assert described == {"sha256": sha256(tmp_path / "out" / name), "bytes": (tmp_path / "out" / name).stat().st_size}
+        assert described == {
+            "sha256": sha256(tmp_path / "out" / name),
+            "bytes": (tmp_path / "out" / name).stat().st_size,
+        }
     on_disk = json.loads((tmp_path / "out" / "run.json").read_text())
     assert on_disk == done.model_dump(mode="json")
     assert on_disk["inputs"]["moving"] == {"name": "moving.nii.gz", "sha256": sha256(pair[1])}
@@ -70,7 +87,9 @@ def test_every_promised_file_is_left_and_the_record_is_the_commit_mark(
     assert on_disk["seconds"]["total"] >= max(v for k, v in on_disk["seconds"].items() if k != "total")
 
 
-def test_other_programs_apply_the_files_as_we_do(pair: tuple[Path, Path], tmp_path: Path, shift_file: Path) -> None:
+def test_other_programs_apply_the_files_as_we_do(
+    pair: tuple[Path, Path], tmp_path: Path, shift_file: Path
+) -> None:
     folder = tmp_path / "out"
     register(config(pair, folder, affine=str(shift_file)))
     fixed, moving = (sitk.ReadImage(str(path), sitk.sitkFloat64) for path in pair)
@@ -83,7 +102,9 @@ def test_other_programs_apply_the_files_as_we_do(pair: tuple[Path, Path], tmp_pa
 
     rng = np.random.default_rng(1)
     inverse = sitk.ReadTransform(str(folder / "inverse.h5"))
-    field = sitk.DisplacementFieldTransform(sitk.ReadImage(str(folder / "displacement.nii.gz"), sitk.sitkVectorFloat64))
+    field = sitk.DisplacementFieldTransform(
+        sitk.ReadImage(str(folder / "displacement.nii.gz"), sitk.sitkVectorFloat64)
+    )
     jacobian = sitk.ReadImage(str(folder / "jacobian.nii.gz"))
     for index in rng.integers(8, 26, (40, 3)).tolist():
         point = np.array(fixed.TransformIndexToPhysicalPoint(index))
@@ -91,7 +112,9 @@ def test_other_programs_apply_the_files_as_we_do(pair: tuple[Path, Path], tmp_pa
         assert np.abs(np.array(field.TransformPoint(point)) - moved).max() < 1e-3
         assert np.abs(np.array(inverse.TransformPoint(moved)) - point).max() < 0.05
         axes = np.array(fixed.GetDirection()).reshape(3, 3) * np.array(fixed.GetSpacing())
-        ends = [[np.array(composite.TransformPoint(point + s * axes[:, k])) for k in range(3)] for s in (1, -1)]
+        ends = [
+            [np.array(composite.TransformPoint(point + s * axes[:, k])) for k in range(3)] for s in (1, -1)
+        ]
         slope = np.array([(a - b) / 2 for a, b in zip(*ends, strict=True)]).T
         assert jacobian[index] == pytest.approx(np.linalg.det(slope) / np.linalg.det(axes), abs=2e-3)
 
@@ -106,7 +129,9 @@ def read_image_array(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
-def test_the_same_command_twice_gives_the_same_bytes(pair: tuple[Path, Path], tmp_path: Path, shift_file: Path) -> None:
+def test_the_same_command_twice_gives_the_same_bytes(
+    pair: tuple[Path, Path], tmp_path: Path, shift_file: Path
+) -> None:
     first = register(config(pair, tmp_path / "a", affine=str(shift_file)))
     second = register(config(pair, tmp_path / "b", affine=str(shift_file)))
     assert first.outputs == second.outputs
@@ -166,7 +191,13 @@ def _shift() -> Affine:
 def test_the_figures_of_a_known_map(pair: tuple[Path, Path], tmp_path: Path) -> None:
     write_transform(_shift(), tmp_path / "shift.mat")
     done = register(
-        config(pair, tmp_path / "out", affine=str(tmp_path / "shift.mat"), options={"amplitude": 0.0}, outputs="inverse")
+        config(
+            pair,
+            tmp_path / "out",
+            affine=str(tmp_path / "shift.mat"),
+            options={"amplitude": 0.0},
+            outputs="inverse",
+        )
     )
     length = math.dist(phantoms.SHIFT_MM, (0, 0, 0))
     assert done.figures["displacement_mean_mm"] == pytest.approx(length, abs=1e-5)
@@ -205,7 +236,11 @@ def test_a_mask_limits_what_is_registered(pair: tuple[Path, Path], tmp_path: Pat
     METHODS["seeing"] = Entry("pipeline_phantoms:Seeing", "for tests")
     try:
         register(config(pair, tmp_path / "a", method="seeing", outputs="image"))
-        register(config(pair, tmp_path / "b", method="seeing", outputs="image", fixed_mask=tmp_path / "mask.nii.gz"))
+        register(
+            config(
+                pair, tmp_path / "b", method="seeing", outputs="image", fixed_mask=tmp_path / "mask.nii.gz"
+            )
+        )
     finally:
         del METHODS["seeing"]
     assert seen[1] < 0.5 * seen[0]
@@ -237,7 +272,10 @@ def test_a_report_that_fails_is_a_warning(pair: tuple[Path, Path], tmp_path: Pat
     assert any("no ink" in warning for warning in done.warnings)
     assert (tmp_path / "out" / "run.json").exists()
     geometry = read_image(pair[0]).volume.geometry
-    assert all(pages[0][name].geometry.same_grid(geometry) for name in ("fixed", "moving_before", "moved", "jacobian"))
+    assert all(
+        pages[0][name].geometry.same_grid(geometry)
+        for name in ("fixed", "moving_before", "moved", "jacobian")
+    )
 
 
 def test_a_failing_write_leaves_nothing(

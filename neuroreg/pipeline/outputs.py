@@ -1,6 +1,7 @@
 """Everything a registration leaves behind, in the order of the promise: run.json last."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from neuroreg.pipeline.inputs import Inputs
 from neuroreg.transforms import Chain, DisplacementField, Transform, resample, total_field
 from neuroreg.volume import Geometry, Volume
 
+_ELSEWHERE = frozenset({"rois", "report", "record"})
 _SLAB_VOXELS = 2_000_000  # of the Jacobian, at once: about 150 MB of intermediates
 
 
@@ -79,41 +81,60 @@ def all_or_nothing(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes the outputs of one run into its folder. ``notes`` gathers what had to be said while writing."""
+    """Writes the outputs of one run into its folder."""
 
     config: RegisterConfig
     inputs: Inputs
     maps: Maps
     folder: Path
-    notes: list[str]
 
-    def jobs(self, names: Mapping[str, str]) -> Iterator[tuple[str, Callable[[Path], None]]]:
-        """(file name, how to write it), in order; the tables, the report and the record come from elsewhere."""
-        plain: dict[str, Callable[[Path], None]] = {
-            "image": lambda path: self._image(self.inputs.files["moving"], path),
-            "field": lambda path: write_field(self.maps.field, path, overwrite=self.config.overwrite),
-            "transform": lambda path: self._transform(self.maps.alignment.transform, path),
-            "inverse": lambda path: self._transform(self.maps.inverse, path),
-            "affine": lambda path: self._transform(self.maps.alignment.affine, path),
-            "jacobian": lambda path: self._volume(self.maps.jacobian, path),
-            "moved_labels": lambda path: self._image(self.inputs.files["moving_labels"], path),
+    def write(self, names: Mapping[str, str], *, threads: int) -> list[str]:
+        """Write images and transforms; returns what had to be said, in the order of the files.
+
+        The tables, the report and the record come from elsewhere. Compressing takes most of the time, and two files
+        can be compressed at once.
+        """
+        jobs = [
+            (self.folder / name, self._job(role)) for role, name in names.items() if role not in _ELSEWHERE
+        ]
+        if not {"field", "jacobian"}.isdisjoint(names):
+            _ = self.maps.field  # worked out once, before two threads ask for it
+        with ThreadPoolExecutor(max_workers=min(2, threads)) as pool:
+            running = [pool.submit(job, path) for path, job in jobs]
+            try:
+                return [note for done in running for note in done.result()]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _job(self, role: str) -> Callable[[Path], Sequence[str]]:
+        """How one output is written; the call returns notes."""
+        maps, images = self.maps, self.inputs.files
+        plain: dict[str, Callable[[Path], Sequence[str]]] = {
+            "image": lambda path: self._moved(images["moving"], path),
+            "field": self._field,
+            "transform": lambda path: self._transform(maps.alignment.transform, path),
+            "inverse": lambda path: self._transform(maps.inverse, path),
+            "affine": lambda path: self._transform(maps.alignment.affine, path),
+            "jacobian": lambda path: self._volume(maps.jacobian, path),
+            "moved_labels": lambda path: self._moved(images["moving_labels"], path),
         }
-        also = dict(zip((name for name in names if name.startswith("also:")), self.inputs.also, strict=True))
-        for role, name in names.items():
-            if role in plain:
-                yield name, plain[role]
-            elif role in also:
-                yield name, lambda path, image=also[role]: self._image(image, path)  # type: ignore[misc]
+        return plain[role] if role in plain else lambda path: self._moved(images[role], path)
 
-    def _image(self, image: ImageFile, path: Path) -> None:
-        self._volume(self.maps.moved(image.volume), path)
+    def _moved(self, image: ImageFile, path: Path) -> Sequence[str]:
+        return self._volume(self.maps.moved(image.volume), path)
 
-    def _volume(self, volume: Volume, path: Path) -> None:
-        self.notes.extend(write_image(volume, path, overwrite=self.config.overwrite))
+    def _volume(self, volume: Volume, path: Path) -> Sequence[str]:
+        return write_image(volume, path, overwrite=self.config.overwrite)
 
-    def _transform(self, transform: Transform, path: Path) -> None:
+    def _field(self, path: Path) -> Sequence[str]:
+        write_field(self.maps.field, path, overwrite=self.config.overwrite)
+        return ()
+
+    def _transform(self, transform: Transform, path: Path) -> Sequence[str]:
         whole = transform if path.suffix == ".mat" or isinstance(transform, Chain) else Chain((transform,))
         write_transform(whole, path, overwrite=self.config.overwrite)
+        return ()
 
     def regions(self, path: Path) -> tuple[list[dict[str, str | float | None]], float | None]:
         """Compare the labels region by region into ``path``; returns the rows and the mean Dice."""

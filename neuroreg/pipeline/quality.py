@@ -22,7 +22,7 @@ WINDOW = 9
 _MAX_FOLDED_PERCENT = 0.5
 _BINS = 12
 _LEAST_MONOTONE = 0.5
-_MIRROR_SHIFTS = range(-6, 7)
+_MIRROR_SHIFTS = range(-3, 4)
 _MIRROR_GAIN = 0.02
 
 
@@ -116,8 +116,10 @@ def monotone(fixed: Tensor, moved: Tensor) -> float:
 def mirror_gain(fixed: Tensor, moved: Tensor, mask: Tensor) -> float:
     """How much better (in NCC) the moved image fits when mirrored left to right about the fixed brain's middle.
 
-    The mirror plane is searched a few voxels to either side; images (1, 1, D, H, W), mask bool.
+    The mirror plane is searched a few voxels to either side, all on every second voxel; images (1, 1, D, H, W),
+    mask bool.
     """
+    fixed, moved, mask = (x[..., ::2, ::2, ::2] for x in (fixed, moved, mask))
     columns = mask[0, 0].any(dim=0).any(dim=0).nonzero()
     middle = int(columns.min() + columns.max())  # twice the middle column
     width = fixed.shape[-1]

@@ -167,10 +167,9 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
     (config.folder / RECORD_NAME).unlink(
         missing_ok=True
     )  # from here on the folder is not that of a finished run
-    writer = Writer(config, run.inputs, maps, config.folder, notes)
+    writer = Writer(config, run.inputs, maps, config.folder)
     with clock("write"):
-        for name, write in writer.jobs(names):
-            write(config.folder / name)
+        notes += writer.write(names, threads=run.threads)
     rois = None
     if "rois" in names:
         with clock("regions"):
