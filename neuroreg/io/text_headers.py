@@ -67,13 +67,13 @@ class _Fields:
             values = np.array([float(word) for word in words])
         except ValueError as error:
             raise self.bad(names[0]) from error
-        if len(values) != count:
+        if len(values) != count or not np.isfinite(values).all():
             raise self.bad(names[0])
         return values
 
     def whole(self, *names: str, count: int, default: str | None = None) -> tuple[int, ...]:
         values = self.numbers(*names, count=count, default=default)
-        if not np.isfinite(values).all() or (values != np.rint(values)).any() or np.abs(values).max() > 2**53:
+        if (values != np.rint(values)).any() or np.abs(values).max() > 2**53:
             raise self.bad(names[0])
         return tuple(int(v) for v in values)
 
@@ -233,7 +233,9 @@ def _vectors_of(fields: _Fields, name: str, count: int) -> list[NDArray[np.float
             vectors.append(None if word == "none" else np.array([float(v) for v in word[1:-1].split(",")]))
         except ValueError as error:
             raise fields.bad(name) from error
-    if len(vectors) != count or any(v is not None and len(v) != 3 for v in vectors):
+    if len(vectors) != count or any(
+        v is not None and not (len(v) == 3 and np.isfinite(v).all()) for v in vectors
+    ):
         raise fields.bad(name)
     return vectors
 
@@ -287,7 +289,7 @@ def _detached(header: Path, name: str) -> Path:
 
 
 def _positive(spacing: NDArray[np.float64], fields: _Fields) -> NDArray[np.float64]:
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+    if not (spacing > 0).all():
         raise DataError(
             f"the voxel spacing is {spacing.tolist()}", file=fields.file, remedy="repair the header"
         )
