@@ -109,7 +109,7 @@ def synthesise(template: Template, *, seed: int) -> tuple[Volume, Volume, Volume
     shape = grid.shape
     bias = synthesis.bias_field(shape, sigma=16.0, strength=0.12, generator=generator)
     made = synthesis.recontrast(clean.clamp_max(1.2), _CONTRAST) * bias
-    made = synthesis.add_rician_noise(made, sd=0.02, generator=generator)
+    made = synthesis.add_rician_noise(made, sd=0.01, generator=generator)
     data = 1000.0 * made[0] * (mask.data > 0)
     return Volume(data.round(), grid), labels, mask, truth
 
@@ -135,7 +135,7 @@ def _known_map(geometry: Geometry, generator: torch.Generator) -> Chain:
 
 
 def _subject_grid(centre: Tensor) -> Geometry:
-    direction = _turn(_OBLIQUE_DEGREES) @ torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))
+    direction = _turn(_OBLIQUE_DEGREES) @ torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
     half = torch.tensor(
         [(n - 1) / 2 * s for n, s in zip(_SIZE, _SPACING_MM, strict=True)], dtype=torch.float64
     )
