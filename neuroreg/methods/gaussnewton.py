@@ -3,9 +3,12 @@
 Coarse to fine over image spacings 4, 2 and 1 mm. An iteration reads the moving image at affine(i + u(i)), forms the
 local 3 x 3 normal equations of the squared local correlation (centre-voxel form), smooths them, solves them in
 closed form, composes the step with the field and smooths the field. The last level compares 1 mm images but keeps
-its field on the 2 mm grid, which is what is returned (level 1).
+its field on the 2 mm grid, which is what is returned (level 1). The project's own method; no publication.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -21,12 +24,30 @@ from neuroreg.methods.gaussnewton_level import Level, LevelImages, LevelSpec
 Preset = Literal["fast", "mid", "std", "best"]
 
 ITERATIONS: dict[str, tuple[int, int, int]] = {
-    "fast": (20, 12, 4),
-    "mid": (30, 20, 6),
-    "std": (40, 30, 10),
-    "best": (40, 40, 20),
+    "fast": (8, 6, 3),
+    "mid": (12, 10, 5),
+    "std": (20, 20, 8),
+    "best": (30, 30, 15),
 }
+"""iterations at 4, 2 and 1 mm of every preset"""
+
+_LEVELS = ((2, 1), (1, 1), (0, 2))  # (image level, field spacing / image spacing): fields at 4, 2 and 2 mm
 _MARGIN = 6  # voxels kept around the region of interest
+_HALO = 2  # field voxels around the region of interest whose data count: the edge of the brain is contrast too
+_RELAX_EVERY = 2  # iterations between looks at the folds
+_NEAR_FOLD = 0.1  # determinants below this are smoothed away at those looks
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where data count. All may be None: then the region of interest is where the fixed image is above 0."""
+
+    fixed_mask: Tensor | None = None
+    """(B, 1, D, H, W) bool, the region of interest"""
+    fixed_weight: Tensor | None = None
+    """(B, 1, D, H, W) 0..1; 0 keeps a lesion from pulling"""
+    moving_weight: Tensor | None = None
+    """(B, 1, d, h, w) 0..1, on the moving grid"""
 
 
 class GaussNewton:
@@ -35,17 +56,17 @@ class GaussNewton:
     class Config(MethodConfig):
         """Options; the defaults are preset ``mid``."""
 
-        preset: Preset = Field("mid", description="fast, mid, std or best: how many iterations")
+        preset: Preset = Field("mid", description="How many iterations: fast, mid, std or best")
         iterations: tuple[int, int, int] | None = Field(
             None, description="Iterations at 4, 2 and 1 mm, instead of the preset's"
         )
         windows: tuple[int, ...] = Field((5, 15), description="Sides of the correlation windows, image voxels, odd")
-        damping_mm2: float = Field(0.01, gt=0, description="Damping of the normal equations, per mm squared")
-        sigma_update: float = Field(1.7, gt=0, description="Smoothing of the normal equations, image voxels")
+        damping_mm2: float = Field(0.02, gt=0, description="Damping of the normal equations, per mm squared")
+        sigma_update: float = Field(1.7, gt=0.6, description="Smoothing of the normal equations, image voxels")
         sigma_field: float = Field(0.35, gt=0, description="Smoothing of the total field, field voxels")
 
-    divisor = 8
-    spacing_mm = 1.0
+    divisor: ClassVar[int] = 8
+    spacing_mm: ClassVar[float] = 1.0
 
     def __init__(self, config: "GaussNewton.Config | None" = None) -> None:
         self.config = config or GaussNewton.Config()
@@ -56,74 +77,164 @@ class GaussNewton:
         moving: Tensor,
         start: Prediction | None = None,
         *,
-        fixed_mask: Tensor | None = None,
+        weights: Weights | None = None,
     ) -> Prediction:
+        """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), 1 mm, 0..1 -> Prediction with level 1 (2 mm field).
+
+        Sides are multiples of 8. Raises DataError for other shapes and for an empty fixed image.
+        """
         iterations = self.config.iterations or ITERATIONS[self.config.preset]
-        return run(self.config, iterations, fixed, moving, start, fixed_mask)
+        return optimise(self.config, iterations, fixed, moving, start, weights=weights)
 
 
-def schedule(config: GaussNewton.Config, iterations: tuple[int, int, int], spacing_mm: float) -> list[LevelSpec]:
-    """Iterations at 4, 2 and 1 mm -> the levels (4, 4), (2, 2), (1, 2)."""
+def optimise(
+    config: GaussNewton.Config,
+    iterations: tuple[int, int, int],
+    fixed: Tensor,
+    moving: Tensor,
+    start: Prediction | None,
+    *,
+    weights: Weights | None = None,
+) -> Prediction:
+    """Run ``iterations`` at 4, 2 and 1 mm from ``start``; shapes and errors as ``GaussNewton.predict``.
+
+    The result has no folds. Where the iterations did not raise the correlation at their last level, the start
+    comes back, without its folds.
+    """
+    _check(fixed, moving, start)
+    if start is None:
+        start = Prediction(fixed.new_zeros((fixed.shape[0], 3, *(n // 2 for n in fixed.shape[2:]))), level=1)
+    specs = schedule(config, iterations, GaussNewton.spacing_mm)
+    base = start.at_level(1, tuple(n // 2 for n in fixed.shape[2:]))
+    fields = []
+    with torch.no_grad(), _flush_denormal():
+        for index in range(fixed.shape[0]):
+            one = _Pair(fixed, moving, start.affine, weights or Weights(), index)
+            fields.append(one.register(specs, base[index : index + 1].float()))
+    return start.with_displacement(torch.cat(fields), level=1)
+
+
+def schedule(config: GaussNewton.Config, iterations: Sequence[int], spacing_mm: float) -> list[LevelSpec]:
+    """Iterations at 4, 2 and 1 mm -> the levels that have any, with mm turned into field voxels."""
     specs = []
-    for (image_level, ratio), count in zip(((2, 1), (1, 1), (0, 2)), iterations, strict=True):
-        t = 2 ** (image_level + ratio - 1) * spacing_mm
-        block = (ratio**2 - 1) / 12
-        specs.append(
-            LevelSpec(
-                image_level=image_level,
-                ratio=ratio,
-                iterations=count,
-                windows=tuple(w if ratio == 1 else 2 * (w // 4) + 1 for w in config.windows),
-                damping=config.damping_mm2 * t**2,
-                sigma_update=(config.sigma_update**2 - block) ** 0.5 / ratio,
-                sigma_field=config.sigma_field,
-            )
+    for (image_level, ratio), count in zip(_LEVELS, iterations, strict=True):
+        spacing = 2 ** (image_level + ratio - 1) * spacing_mm
+        block = (ratio**2 - 1) / 12  # variance of the block average, which is part of the smoothing
+        spec = LevelSpec(
+            image_level=image_level,
+            ratio=ratio,
+            iterations=count,
+            # windows of blocks: 5 and 15 image voxels become 3 and 7 blocks of 2
+            windows=tuple(w if ratio == 1 else 2 * (w // 4) + 1 for w in config.windows),
+            damping=config.damping_mm2 * spacing**2,
+            sigma_update=(config.sigma_update**2 - block) ** 0.5 / ratio,
+            sigma_field=config.sigma_field,
         )
+        if count > 0:
+            specs.append(spec)
     return specs
 
 
-def run(config, iterations, fixed, moving, start, fixed_mask):
+class _Pair:
+    """One pair, cropped to its region of interest: image pyramids, weights, and the loop over levels."""
+
+    def __init__(self, fixed: Tensor, moving: Tensor, affine: Tensor | None, weights: Weights, index: int) -> None:
+        fixed, moving = fixed[index, 0].float(), moving[index, 0].float()
+        mask = fixed > 0.0 if weights.fixed_mask is None else weights.fixed_mask[index, 0] > 0
+        self._shape = fixed.shape
+        self._box = _bounding_box(mask)
+        self._mask = mask[self._box].to(torch.float32)[None, None]
+        self._weight = None if weights.fixed_weight is None else weights.fixed_weight[index : index + 1, :, *self._box]
+        self._fixed = _pyramid(fixed[self._box])
+        self._moving = _pyramid(moving)
+        self._moving_weight = None
+        if weights.moving_weight is not None:
+            self._moving_weight = _pyramid(weights.moving_weight[index, 0].float())
+        matrix = torch.eye(3, 4, dtype=torch.float64) if affine is None else affine[index].to("cpu", torch.float64)
+        corner = torch.tensor([side.start for side in self._box], dtype=torch.float64)
+        self._rotation, self._shift = matrix[:, :3], matrix[:, :3] @ corner + matrix[:, 3]
+
+    def register(self, specs: list[LevelSpec], base: Tensor) -> Tensor:
+        """base (1, 3, D/2, H/2, W/2) -> the field on the same grid."""
+        half = tuple(slice(side.start // 2, side.stop // 2) for side in self._box)
+        first = base[0, :, *half].clone()
+        fine = tuple(first.shape[1:])
+        u, at = first.clone(), 1
+        for number, spec in enumerate(specs):
+            u, at = _move(u, at, spec.field_level, fine), spec.field_level
+            level = Level(spec, self._images(spec))
+            for turn in range(spec.iterations):
+                u, _ = level.step(u)
+                if at == 1 and turn % _RELAX_EVERY == _RELAX_EVERY - 1:
+                    field.relax_folds(u, floor=_NEAR_FOLD, rounds=2)  # later steps mend the match
+            if number == len(specs) - 1 and level.score(u) < level.score(_move(first, 1, at, fine)):
+                u, at = first.clone(), 1
+        u = field.unfold(_move(u, at, 1, fine)[None])
+        pad = [p for side, n in zip(self._box, self._shape, strict=True) for p in ((n - side.stop) // 2, side.start // 2)]
+        return base + F.pad(u - first[None], pad[::-1], mode="replicate")
+
+    def _images(self, spec: LevelSpec) -> LevelImages:
+        step = 2**spec.field_level
+        weight = F.max_pool3d(self._mask, step, stride=step)
+        weight = F.max_pool3d(weight, 2 * _HALO + 1, stride=1, padding=_HALO)[0, 0]
+        if self._weight is not None:
+            weight = weight * F.avg_pool3d(self._weight.to(weight), step, stride=step)[0, 0]
+        matrix = torch.cat((self._rotation * step, self._shift[:, None]), dim=1) / 2**spec.image_level
+        extra = None if self._moving_weight is None else self._moving_weight[spec.image_level][None]
+        return LevelImages(
+            fixed=self._fixed[spec.image_level],
+            moving=self._moving[spec.image_level][None],
+            to_moving=matrix.to(weight),
+            weight=weight,
+            moving_weight=extra,
+        )
+
+
+def _move(u: Tensor, at: int, to: int, fine: tuple[int, ...]) -> Tensor:
+    """u (3, d, h, w) from pyramid level ``at`` to ``to``, of 1 (shape ``fine``) and 2."""
+    if at == to:
+        return u
+    moved = field.upsample_field(u[None], fine) if to < at else field.downsample(u[None]) * 0.5
+    return moved[0].contiguous()
+
+
+def _pyramid(image: Tensor) -> list[Tensor]:
+    """(D, H, W) -> images at 1, 2 and 4 voxels, each smoothed by half its spacing in all."""
+    levels = [image.contiguous()]
+    for sigma in (1.0, 0.75**0.5):  # the second on top of the first: 2 of the finest voxels in all
+        finer = field.smooth(levels[-1][None, None], sigma)
+        levels.append(finer[0, 0, ::2, ::2, ::2].contiguous())
+    return levels
+
+
+def _bounding_box(mask: Tensor) -> tuple[slice, slice, slice]:
+    """The box of mask (D, H, W) plus a margin, with corners on multiples of 4. Raises DataError when it is empty."""
+    sides = []
+    for axis in range(3):
+        hit = mask.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
+        if not len(hit):
+            raise DataError("the fixed image has no voxel above 0 in the region of interest", remedy="check the mask")
+        low = max(0, (int(hit[0]) - _MARGIN) // 4 * 4)
+        high = min(mask.shape[axis], -(-(int(hit[-1]) + 1 + _MARGIN) // 4) * 4)
+        sides.append(slice(low, high))
+    return sides[0], sides[1], sides[2]
+
+
+def _check(fixed: Tensor, moving: Tensor, start: Prediction | None) -> None:
+    for name, image in (("fixed", fixed), ("moving", moving)):
+        if image.ndim != 5 or image.shape[1] != 1 or any(n % 8 for n in image.shape[2:]):
+            raise DataError(f"expected {name} (B, 1, D, H, W) with sides that are multiples of 8, got {tuple(image.shape)}")
+    if fixed.shape[0] != moving.shape[0]:
+        raise DataError(f"expected as many moving as fixed images, got {moving.shape[0]} and {fixed.shape[0]}")
+    if (start is None or start.affine is None) and fixed.shape != moving.shape:
+        raise DataError("without an affine both images lie on one grid", remedy="pass start with an affine")
+
+
+@contextmanager
+def _flush_denormal() -> Iterator[None]:
+    # the tails of the field decay to denormal numbers, which are a hundred times slower to work on
     torch.set_flush_denormal(True)
-    specs = schedule(config, iterations, 1.0)
-    start = start or Prediction(fixed.new_zeros((1, 3, *(n // 2 for n in fixed.shape[2:]))), level=1)
-    affine = start.affine if start.affine is not None else torch.eye(3, 4)[None]
-    mask = (fixed > 0.0) if fixed_mask is None else fixed_mask
-    mask = mask[0, 0]
-    lo, hi = [], []
-    for a in range(3):
-        hit = mask.any(dim=[b for b in range(3) if b != a][1]).any(dim=[b for b in range(3) if b != a][0]).nonzero()[:, 0]
-        lo.append(max(0, (int(hit[0]) - _MARGIN) // 4 * 4)); hi.append(min(mask.shape[a], -(-(int(hit[-1]) + 1 + _MARGIN) // 4) * 4))
-    box = tuple(slice(l, h) for l, h in zip(lo, hi))
-    maskf = mask[box].float()[None, None]
-    pf = [fixed[0, 0][box][None, None]]; pm = [moving]
-    for s in (1.0, 0.75**0.5):
-        pf.append(field.smooth(pf[-1], s)[:, :, ::2, ::2, ::2]); pm.append(field.smooth(pm[-1], s)[:, :, ::2, ::2, ::2])
-    base = start.at_level(1, tuple(n // 2 for n in fixed.shape[2:]))
-    half = tuple(slice(l // 2, h // 2) for l, h in zip(lo, hi))
-    first = base[0][(slice(None), *half)].contiguous()
-    u = None
-    level_now = None
-    for spec in specs:
-        if spec.iterations == 0: continue
-        k = spec.field_level
-        if u is None:
-            u = first if k == 1 else (field.downsample(first[None]) * 0.5)[0].contiguous()
-        elif k != level_now:
-            u = field.upsample_field(u[None], first.shape[1:])[0].contiguous()
-        level_now = k
-        step = 2**k
-        w = F.max_pool3d(maskf, step, stride=step)
-        halo = config_halo
-        w = F.max_pool3d(w, 2 * halo + 1, stride=1, padding=halo)[0, 0]
-        A = affine[0].double()
-        M = torch.cat([A[:, :3] * step, A[:, :3] @ torch.tensor(lo, dtype=torch.float64)[:, None] + A[:, 3:]], 1) / 2**spec.image_level
-        level = Level(spec, LevelImages(pf[spec.image_level][0, 0], pm[spec.image_level][0], M.float(), w))
-        for _ in range(spec.iterations):
-            u, score = level.step(u)
-            if VERBOSE: print(spec.image_level, float(score))
-    u = field.unfold(u[None])[0]
-    change = (u - first)[None]
-    pad = [p for l, h, n in reversed(list(zip(lo, hi, fixed.shape[2:]))) for p in (l // 2, (n - h) // 2)]
-    return start.with_displacement(base + F.pad(change, pad, mode="replicate"), level=1)
-config_halo = 2
-VERBOSE = False
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

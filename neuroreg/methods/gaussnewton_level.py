@@ -118,28 +118,23 @@ class Level:
     def __init__(self, spec: LevelSpec, images: LevelImages) -> None:
         self.spec = spec
         self.images = images
-        weight = images.weight.clone()
-        for axis in range(3):  # neighbours are read without asking, so the rim of the lattice stays out
-            weight.narrow(axis, 0, 1).zero_()
-            weight.narrow(axis, weight.shape[axis] - 1, 1).zero_()
-        self.shape = tuple(weight.shape)
+        weight = _clear_rim(images.weight)
+        self.shape: tuple[int, int, int] = (weight.shape[0], weight.shape[1], weight.shape[2])
         self._strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
-        ring = F.max_pool3d(weight[None, None], 3, stride=1, padding=1)[0, 0]
-        for axis in range(3):
-            ring.narrow(axis, 0, 1).zero_()
-            ring.narrow(axis, ring.shape[axis] - 1, 1).zero_()
+        ring = _clear_rim(F.max_pool3d(weight[None, None], 3, stride=1, padding=1)[0, 0])
         self._nodes = ring.reshape(-1).nonzero()[:, 0].to(torch.int32)
-        self._weight = weight.reshape(-1)[self._nodes]
+        self._long = self._nodes.long()
+        self._weight = weight.reshape(-1)[self._long]
+        self._weight_now = self._weight
         self._total_weight = self._weight.sum().clamp(min=1.0)
         self._allocate(images.fixed)
 
     def _allocate(self, fixed: Tensor) -> None:
-        n, phases, volume = len(self._nodes), self.spec.ratio**3, weight_count(self.shape)
+        n, phases, volume = len(self._nodes), self.spec.ratio**3, self.shape[0] * self.shape[1] * self.shape[2]
         empty = fixed.new_empty
         self._index = field.identity(self.shape, device=fixed.device)[0].reshape(3, -1)
         matrix = self.images.to_moving
-        half = 0.0
-        self._origin = matrix[:, :3] @ self._index + (matrix[:, 3:] + half)
+        self._origin = matrix[:, :3] @ self._index + matrix[:, 3:]
         self._matrix = matrix[:, :3].contiguous()
         self._node_index = self._index.index_select(1, self._nodes)
         self._fixed = split_phases(fixed, self.spec.ratio).index_select(1, self._nodes)
@@ -160,8 +155,8 @@ class Level:
         self._fixed_statistics = self._prepare_fixed()
 
     def _prepare_fixed(self) -> list[tuple[Tensor, Tensor]]:
-        self._sums_dense[0].index_copy_(0, self._nodes.long(), self._fixed.sum(0))
-        self._sums_dense[1].index_copy_(0, self._nodes.long(), (self._fixed**2).sum(0))
+        self._sums_dense[0].index_copy_(0, self._long, self._fixed.sum(0))
+        self._sums_dense[1].index_copy_(0, self._long, (self._fixed**2).sum(0))
         statistics = []
         boxes = box_sums(self._sums_dense[:2].view(2, *self.shape), self.spec.windows)
         for box, count in zip(boxes, self._count, strict=True):
@@ -176,6 +171,9 @@ class Level:
     def _warp(self, u: Tensor) -> None:
         """Read the moving image at every voxel of every listed block; u (3, V)."""
         points = torch.addmm(self._origin, self._matrix, u, out=self._points)
+        if self.images.moving_weight is not None:
+            here = points.index_select(1, self._nodes)
+            self._weight_now = self._weight * field.sample_points(self.images.moving_weight, here)[0]
         for part in self._chunks():
             at = self._block_points(points, self._nodes[part])
             moved = field.sample_points(self.images.moving, at.reshape(3, -1)).view(at.shape[1:])
@@ -183,9 +181,8 @@ class Level:
             torch.sum(moved, 0, out=self._sums[0, part])
             torch.sum(moved * moved, 0, out=self._sums[1, part])
             torch.sum(moved * self._fixed[:, part], 0, out=self._sums[2, part])
-        long = self._nodes.long()
-        self._moved_dense.index_copy_(1, long, self._moved)
-        self._sums_dense.index_copy_(1, long, self._sums)
+        self._moved_dense.index_copy_(1, self._long, self._moved)
+        self._sums_dense.index_copy_(1, self._long, self._sums)
 
     def _block_points(self, points: Tensor, nodes: Tensor) -> Tensor:
         """Moving voxels of the image voxels of the blocks at ``nodes``: (3, P, n), linear between nodes."""
@@ -214,7 +211,7 @@ class Level:
             w = a * covariance / variance
             new = [a, w, w * mean - a * mean_f[part], w * variance]
             terms = new if not terms else [old.add_(x) for old, x in zip(terms, new, strict=True)]
-        weight = self._weight[part]
+        weight = self._weight_now[part]
         a, w, c, score = (term.mul_(weight) for term in terms)
         return a, w, c, score
 
@@ -273,8 +270,7 @@ class Level:
         flat = u.view(3, -1)
         self._warp(flat)
         score = self._assemble(self._boxes())
-        long = self._nodes.long()
-        self._equations_dense.index_copy_(1, long, self._equations)
+        self._equations_dense.index_copy_(1, self._long, self._equations)
         dense = self._scratch.copy_(self._equations_dense).view(9, *self.shape)
         dense = self._smooth_update(dense, self._scratch_2.view(9, *self.shape)).view(9, -1)
         moved = self._sums  # (3, n), free until the next warp
@@ -283,7 +279,7 @@ class Level:
             update = self._solve(dense.index_select(1, self._nodes[part]))
             points = self._node_index[:, part] + update
             torch.add(update, field.sample_points(volume, points), out=moved[:, part])
-        flat.index_copy_(1, long, moved)
+        flat.index_copy_(1, self._long, moved)
         spare = self._scratch[:3].view(3, *self.shape)
         return u.copy_(self._smooth_field(u, spare)), score
 
@@ -307,9 +303,9 @@ class Level:
         return update.mul_(0.5 / length)
 
 
-def weight_count(shape: tuple[int, ...]) -> int:
-    """Nodes of a lattice."""
-    return shape[0] * shape[1] * shape[2]
+def _clear_rim(x: Tensor) -> Tensor:
+    """x (d, h, w) with its outermost nodes set to 0: neighbours are read without asking whether they exist."""
+    return F.pad(x[1:-1, 1:-1, 1:-1], (1,) * 6)
 
 
 def split_phases(image: Tensor, ratio: int) -> Tensor:

@@ -1,0 +1,37 @@
+"""Refinement: the gaussnewton engine started from any prediction, on the 1 mm grid. Network frame, knows no file."""
+
+from torch import Tensor
+
+from neuroreg.errors import UsageError
+from neuroreg.methods.base import Prediction
+from neuroreg.methods.gaussnewton import GaussNewton, Weights, optimise
+from neuroreg.registry import unknown_name
+
+ITERATIONS: dict[str, tuple[int, int]] = {"fast": (2, 3), "mid": (5, 5), "std": (8, 8), "best": (15, 15)}
+"""iterations at 2 and at 1 mm of every preset; 4 mm is skipped: the start has found the large deformations"""
+
+
+def refine(
+    prediction: Prediction,
+    fixed: Tensor,
+    moving: Tensor,
+    *,
+    preset: str = "mid",
+    iterations: int | None = None,
+    weights: Weights | None = None,
+) -> Prediction:
+    """Improve ``prediction`` on 1 mm images; the result lives on level 1 (2 mm field) and has no folds.
+
+    fixed (B, 1, D, H, W) and moving (B, 1, d, h, w) lie on the grids the prediction refers to, intensities 0..1.
+    ``iterations``: that many at 2 mm and as many at 1 mm, instead of the preset's. 0 only removes folds and puts
+    the field on level 1. Raises UsageError for an unknown preset or a negative count, DataError for bad shapes.
+    """
+    if iterations is None:
+        if preset not in ITERATIONS:
+            raise UsageError(unknown_name("refinement", preset, ITERATIONS))
+        medium, fine = ITERATIONS[preset]
+    elif iterations < 0:
+        raise UsageError(f"the number of refinement iterations cannot be negative, got {iterations}")
+    else:
+        medium = fine = iterations
+    return optimise(GaussNewton.Config(), (0, medium, fine), fixed, moving, prediction, weights=weights)
