@@ -20,7 +20,8 @@ from neuroreg.io.files import (
 
 
 @pytest.mark.parametrize(
-    ("name", "suffix"), [("a.nii.gz", ".nii.gz"), ("A.NII.GZ", ".nii.gz"), ("a.b.h5", ".h5"), ("a", ""), ("x.gz", ".gz")]
+    ("name", "suffix"),
+    [("a.nii.gz", ".nii.gz"), ("A.NII.GZ", ".nii.gz"), ("a.b.h5", ".h5"), ("a", "")],
 )
 def test_suffixes(name: str, suffix: str) -> None:
     assert suffix_of(Path(name)) == suffix
