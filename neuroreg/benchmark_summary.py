@@ -43,6 +43,8 @@ class Line:
     """median"""
     speed_up: float | None
     """median over the pairs of the reference's wall seconds / this method's"""
+    cpu_saving: float | None
+    """the same for CPU seconds, which other work on the machine disturbs less"""
     peak_mb: float | None
     """largest"""
 
@@ -66,7 +68,8 @@ def _line(
     differences = [
         row.dice - mate.dice for row, mate in mates if row.dice is not None and mate.dice is not None
     ]
-    ratios = [mate.wall_s / row.wall_s for row, mate in mates if row.wall_s and mate.wall_s]
+    wall = [mate.wall_s / row.wall_s for row, mate in mates if row.wall_s and mate.wall_s]
+    cpu = [mate.cpu_s / row.cpu_s for row, mate in mates if row.cpu_s and mate.cpu_s]
     folds = _values(good, "folded_percent")
     return Line(
         *key,
@@ -82,7 +85,8 @@ def _line(
         wall_s=_of(statistics.median, _values(good, "wall_s")),
         cpu_s=_of(statistics.median, _values(good, "cpu_s")),
         deformable_s=_of(statistics.median, _values(good, "deformable_s")),
-        speed_up=_of(statistics.median, ratios),
+        speed_up=_of(statistics.median, wall),
+        cpu_saving=_of(statistics.median, cpu),
         peak_mb=_of(max, _values(good, "peak_mb")),
     )
 
@@ -136,7 +140,7 @@ def to_markdown(lines: Sequence[Line], ids: Sequence[int], threads: int, referen
     against = f" vs {reference}" if reference else ""
     head = [
         "method", "pairs", "failed", "Dice, mean ± sd", f"Dice{against}", "p (Holm)", "folds % mean (max)", "NDV %",
-        "wall s", "CPU s", "deformable s", f"speed{against}", "peak MB",
+        "wall s", "CPU s", "deformable s", f"speed{against}", f"CPU{against}", "peak MB",
     ]  # fmt: skip
     body = [
         [
@@ -145,8 +149,7 @@ def to_markdown(lines: Sequence[Line], ids: Sequence[int], threads: int, referen
             _text(line.dice_difference, "+.4f"), _text(line.p_holm, ".2g"),
             f"{_text(line.folded_percent_mean, '.4f')} ({_text(line.folded_percent_max, '.4f')})",
             _text(line.ndv_percent_mean, ".4f"), _text(line.wall_s, ".1f"), _text(line.cpu_s, ".1f"),
-            _text(line.deformable_s, ".1f"), _text(line.speed_up, ".1f") + (" x" if line.speed_up else ""),
-            _text(line.peak_mb, ".0f"),
+            _text(line.deformable_s, ".1f"), _times(line.speed_up), _times(line.cpu_saving), _text(line.peak_mb, ".0f"),
         ]
         for line in lines
     ]  # fmt: skip
@@ -172,6 +175,10 @@ def _write(content: str, path: Path) -> None:
 
 def _text(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} x less"
 
 
 def machine() -> str:

@@ -236,7 +236,10 @@ def test_manifests_are_checked(pair: LabelledPair, tmp_path: Path) -> None:
 
 
 def test_the_summary_by_hand() -> None:
-    reference = [Row("base", "", str(k), "x", 2, "ok", dice=0.5 + k / 100, wall_s=10.0 + k) for k in range(6)]
+    reference = [
+        Row("base", "", str(k), "x", 2, "ok", dice=0.5 + k / 100, wall_s=10.0 + k, cpu_s=8.0)
+        for k in range(6)
+    ]
     better = [
         Row(
             "ours",
@@ -247,6 +250,7 @@ def test_the_summary_by_hand() -> None:
             "ok",
             dice=0.5 + k / 100 + (k + 1) / 1000,
             wall_s=2.0,
+            cpu_s=4.0,
             peak_mb=100.0 + k,
         )
         for k in range(6)
@@ -259,6 +263,7 @@ def test_the_summary_by_hand() -> None:
     assert ours.dice_difference == pytest.approx(0.0035)
     assert ours.p_holm == pytest.approx(2 / 2**6)  # six wins of six
     assert ours.speed_up == pytest.approx(6.25)  # the median of 5, 5.5, ..., 7.5
+    assert ours.cpu_saving == 2.0
     assert ours.peak_mb == 105.0
     assert base.folded_percent_mean is None
     table = to_markdown((base, ours), IDS, 2, "base")
