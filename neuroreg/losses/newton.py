@@ -13,7 +13,9 @@ from torch import Tensor
 
 from neuroreg import field
 
-_EPS = 1e-4  # variance (of intensities 0..1) below which a window counts as flat
+# Added to variances of intensities 0..1. At 1e-4 flat windows bought correlation with variance: equal images came
+# out .3 % smaller; at 1e-5 it is .03 %.
+_EPS = 1e-5
 _BINS = 32  # of fixed intensity
 
 

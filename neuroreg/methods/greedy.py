@@ -4,6 +4,9 @@ Greedy starts from our affine and reads the moving image through it. It sees vox
 0, identity direction, physical LPS (x, y, z) = tensor index (w, h, d); its matrices are RAS.
 """
 
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +25,9 @@ class GreedyConfig(MethodConfig):
 
     metric: str = Field("NCC 2x2x2", description="as Greedy's -m")
     iterations: tuple[int, ...] = Field((100, 50, 10), min_length=1, description="per level, coarse to fine")
+    noise: float = Field(
+        0.0, ge=0, description="as Greedy's -noise; its own default .001 is drawn anew in every run"
+    )
     threads: int = Field(0, ge=0, description="0: as many as there are cores")
     spacing_mm: float = Field(1.0, gt=0, description="spacing of the network grid, mm")
 
@@ -51,17 +57,22 @@ class Greedy:
         c = self.config
         threads = f"-threads {c.threads}" if c.threads else ""
         rounds = "x".join(str(n) for n in c.iterations)
-        program = Greedy3D()
-        try:
-            program.execute(
-                f"-V 0 {threads} -i fixed moving -it affine -n {rounds} -m {c.metric} -sv -o warp",
-                fixed=sitk.GetImageFromArray(fixed[0].numpy()),
-                moving=sitk.GetImageFromArray(moving[0].numpy()),
-                affine=ras_matrix(affine),
-                warp=None,
-            )
-        except RuntimeError as error:
-            raise InternalError(f"Greedy failed: {error}") from error
+        program, said = Greedy3D(), StringIO()
+        # The matrix goes by a file: a cached one is refused after -it.
+        with TemporaryDirectory(prefix="neuroreg-greedy-") as name:
+            first = Path(name) / "affine.mat"
+            np.savetxt(first, ras_matrix(affine), fmt="%.17g")
+            try:
+                program.execute(
+                    f"-V 0 {threads} -i fixed moving -it {first} -n {rounds} -m {c.metric} -noise {c.noise} -sv -o warp",
+                    said,
+                    said,
+                    fixed=sitk.GetImageFromArray(fixed[0].numpy()),
+                    moving=sitk.GetImageFromArray(moving[0].numpy()),
+                    warp=None,
+                )
+            except RuntimeError as error:
+                raise InternalError(f"Greedy failed: {error}") from error
         data = torch.from_numpy(sitk.GetArrayFromImage(program["warp"])).to(torch.float32)
         return data.movedim(-1, 0).flip(0)[None].contiguous()
 
