@@ -17,7 +17,7 @@ from neuroreg.io.files import sha256
 from neuroreg.io.tables import read_label_names
 from neuroreg.training.data import load_pack
 from neuroreg.training.prepare import pack
-from neuroreg.training.template import build, put_record, save
+from neuroreg.training.template import build, overlap, put_record, save
 
 NAME = "template-ixi2mm"
 
@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument("--packed", type=Path, default=Path("runs/ixi2mm-train.npz"))
     parser.add_argument("--cache", type=Path, default=Path("runs") / NAME)
     parser.add_argument("--weights", type=Path, default=Path("weights"))
+    parser.add_argument(
+        "--check", type=Path, help="packed subjects on which to measure the overlap of regions"
+    )
     parser.add_argument("--subset", type=int, default=40, help="subjects in all rounds but the last")
     parser.add_argument("--rounds", type=int, default=5, help="at most so many rounds on the subset")
     given = parser.parse_args()
@@ -44,6 +47,14 @@ def main() -> None:
     save(template, target, names=names)
     sharpness = [round(value, 5) for value in template.sharpness]
     seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    numbers: dict[str, object] = {
+        "sharpness_per_round": sharpness,
+        "regions": int((template.labels.unique() > 0).sum()),
+        "brain_litres": round(float(template.mask.sum()) * 8e-6, 3),
+    }
+    if given.check is not None:
+        dice = overlap(template, load_pack(given.check), progress=_say)
+        numbers["dice_affine"], numbers["dice_aligned"] = (round(value, 4) for value in dice)
     record = {
         "name": NAME,
         "kind": "template",
@@ -55,10 +66,10 @@ def main() -> None:
         "labels from the NiChart project",
         "spacing_mm": 2.0,
         "seconds": round(seconds, 1),
-        "numbers": {"sharpness_per_round": sharpness, "regions": int((template.labels.unique() > 0).sum())},
+        "numbers": numbers,
     }
     put_record(given.weights / "manifest.json", record)
-    print(f"{target}: {template.subjects} subjects, sharpness {sharpness}, {seconds:.0f} CPU s")
+    print(f"{target}: {template.subjects} subjects, {numbers}, {seconds:.0f} CPU s")
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,12 @@
 """The template builder on four small subjects that are known deformations of one phantom."""
 
+import json
+import runpy
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +78,47 @@ def test_the_average_sharpens_keeps_the_mean_shape_and_goes_on_from_its_cache(
     assert torch.equal(first.labels, second.labels)
     assert (tmp_path / "c" / "round-2" / "s0.npy").stat().st_mtime_ns == kept
     assert said[0] == "round 1: subject 1 of 3"
+
+
+def test_sharpening_reaches_what_is_wanted_and_keeps_the_background() -> None:
+    image = field.smooth(phantom()[0], 0.8)
+    wanted = 1.2 * builder.sharpness_of(image)
+    crisp = builder.sharpen(image, wanted)
+    assert builder.sharpness_of(crisp) == pytest.approx(wanted, rel=0.01)
+    assert crisp[image == 0].eq(0).all()
+    assert float(crisp.min()) >= 0
+
+
+def test_the_example_publishes_what_the_product_loads(
+    data: PackedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {
+        "images": data.images[:2].numpy(),
+        "labels": data.labels[:2].numpy(),
+        "ids": np.array(data.ids[:2]),
+    }
+    np.savez(tmp_path / "p.npz", geometry=json.dumps(asdict(GEOMETRY)), mirror=data.mirror.numpy(), **few)
+    (tmp_path / "names.csv").write_text("label,name\n4,inner\n23,left\n")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "manifest.json").write_text('{"schema": 1, "defaults": {}, "models": []}')
+    options = {
+        "--names": "names.csv",
+        "--packed": "p.npz",
+        "--cache": "c",
+        "--weights": "w",
+        "--check": "p.npz",
+    }
+    words = [word for name, value in options.items() for word in (name, str(tmp_path / value))]
+    example = Path(__file__).resolve().parents[1] / "examples" / "build_template.py"
+    monkeypatch.setattr(sys, "argv", [example.name, "nowhere", *words, "--subset", "1", "--rounds", "0"])
+    runpy.run_path(str(example), run_name="__main__")
+    assert "2 subjects" in capsys.readouterr().out
+    monkeypatch.setenv("NEUROREG_HOME", str(tmp_path / "w"))
+    numbers = checkpoints.find("template-ixi2mm").numbers
+    assert 0.3 < numbers["dice_affine"] < numbers["dice_aligned"] <= 1.0  # type: ignore[operator]
+    found = load_template("template-ixi2mm")
+    assert found.names == NAMES
+    assert found.mask.data.sum() > 0
 
 
 def _published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> builder.Template:

@@ -21,6 +21,7 @@ from torch import Tensor
 from neuroreg import field
 from neuroreg.io.files import atomic_write
 from neuroreg.methods.gaussnewton_level import Level, LevelImages, LevelSpec
+from neuroreg.metrics.segmentation import mean_dice
 from neuroreg.preprocess import brain, intensity
 from neuroreg.training.data import PackedSet
 from neuroreg.volume import Geometry
@@ -78,7 +79,9 @@ def build(
     single = sum(sharpness_of(data.image(row)) for row in few) / len(few)
     crisp = sharpen(template, single)[0, 0]
     scaled = intensity.scale(torch.where(mask, crisp, torch.zeros(())), mask)
-    return Template(scaled, labels, mask, data.geometry, (*sharpness, sharpness_of(crisp[None, None])), len(everybody))
+    return Template(
+        scaled, labels, mask, data.geometry, (*sharpness, sharpness_of(crisp[None, None])), len(everybody)
+    )
 
 
 def sharpen(image: Tensor, wanted: float, *, sigma: float = 1.0) -> Tensor:
@@ -159,6 +162,19 @@ def align(template: Tensor, subject: Tensor, start: Tensor | None) -> Tensor:
         for _ in range(spec.iterations):
             u = engine.step(u)[0]
     return u[None]
+
+
+def overlap(template: Template, data: PackedSet, *, progress: Progress) -> tuple[float, float]:
+    """Mean Dice of the template's regions with those of every subject, moved onto it: affine alone, and aligned."""
+    ids = [int(label) for label in np.unique(template.labels.numpy()) if label]
+    image = template.intensity[None, None]
+    before, after = 0.0, 0.0
+    for row in range(len(data)):
+        progress(f"overlap: subject {row + 1} of {len(data)}")
+        moved = field.warp(data.label(row), align(image, data.image(row), None), mode="nearest", fill=0)
+        before += mean_dice(template.labels, data.label(row)[0, 0], ids) / len(data)
+        after += mean_dice(template.labels, moved[0, 0], ids) / len(data)
+    return before, after
 
 
 def _vote(
