@@ -122,8 +122,9 @@ def stages(*, quiet: bool, verbose: bool) -> Iterator[Callable[[str], None]]:
 class TrainingView:
     """Progress of a training run: a bar on a terminal, a line per validation in a log."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: Progress | None, *, quiet: bool = False) -> None:
         self._progress = progress
+        self._quiet = quiet
         self._tasks: dict[str, TaskID] = {}
 
     def packing(self, split: str, done: int, total: int) -> None:
@@ -135,7 +136,7 @@ class TrainingView:
         self._advance(f"training, loss {event.losses['total']:.3f}", event.step, event.steps, key="training")
         if event.dice is not None:
             folds = event.folded_percent or 0.0
-            note(f"step {event.step}: validation Dice {event.dice:.4f}, folds {folds:.4f} %")
+            note(f"step {event.step}: validation Dice {event.dice:.4f}, folds {folds:.4f} %", quiet=self._quiet)
 
     def _advance(self, text: str, done: int, total: int, *, key: str | None = None) -> None:
         if self._progress is None:
@@ -151,7 +152,7 @@ def training(*, quiet: bool) -> Iterator[TrainingView]:
     """The view of a training run; the bar appears on a terminal only."""
     console = stderr()
     if quiet or not console.is_terminal:
-        yield TrainingView(None)
+        yield TrainingView(None, quiet=quiet)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

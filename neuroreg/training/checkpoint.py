@@ -37,10 +37,7 @@ def save_state(
     tensors = {f"network.{name}": value.contiguous() for name, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    metadata = {"progress": json.dumps(asdict(progress)), "recipe": recipe_hash}
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    _replace(path, tensors, {"progress": json.dumps(asdict(progress)), "recipe": recipe_hash})
 
 
 def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, recipe_hash: str) -> Progress:
@@ -49,7 +46,7 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise DataError("the checkpoint is damaged", file=path, remedy="start again with --restart") from error
     if metadata.get("recipe") != recipe_hash:
         raise DataError(
@@ -70,9 +67,16 @@ def save_weights(path: Path, network: nn.Module, metadata: dict[str, str]) -> No
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in network.state_dict().items()
     }
+    _replace(path, tensors, metadata)
+
+
+def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -60,5 +60,7 @@ def tensorboard_writer(folder: Path) -> Callable[[Event], None]:
             scalars["validation/folded_percent"] = event.folded_percent
         for name, value in scalars.items():
             writer.add_scalar(name, value, event.step)
+        if event.dice is not None:
+            writer.flush()  # else up to two minutes are lost when the run ends
 
     return write

@@ -1,0 +1,120 @@
+"""Recipes: what is refused, and in which words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neuroreg import checkpoints
+from neuroreg.errors import DataError, NoInputError, UnavailableError, UsageError
+from neuroreg.training.recipe import Recipe, load_recipe
+from neuroreg.training.run import build, pick_device
+from neuroreg.training.trainer import recipe_digest
+
+GOOD: dict[str, object] = {
+    "name": "toy",
+    "method": "neuroreg",
+    "data": {"train": "train.npz", "val": "val.npz"},
+    "steps": 4,
+    "learning_rate": 1e-3,
+}
+
+
+def write(path: Path, contents: object) -> Path:
+    path.write_text(contents if isinstance(contents, str) else yaml.safe_dump(contents), encoding="utf-8")
+    return path
+
+
+def test_a_good_recipe_gets_the_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path / "r.yaml", GOOD))
+    assert recipe == Recipe.model_validate(GOOD)
+    assert (recipe.seed, recipe.symmetric, recipe.precision) == (0, False, "bf16")
+    assert recipe.augmentation.mirror == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"learningrate": 1.0}, "option learningrate"),
+        ({"augmentation": {"mirrors": 1}}, r"option augmentation\.mirrors"),
+        ({"data": {"train": "a", "val": "b", "test": "c"}}, r"option data\.test"),
+        ({"steps": 0}, "option steps"),
+        ({"learning_rate": -1}, "option learning_rate"),
+        ({"precision": "int8"}, "option precision"),
+        ({"name": "../evil"}, "option name"),
+        ({"augmentation": {"mirror": 1.5}}, r"option augmentation\.mirror"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_file(tmp_path: Path, changes: dict[str, object], named: str) -> None:
+    with pytest.raises(DataError, match=f"{named}.*r\\.yaml"):
+        load_recipe(write(tmp_path / "r.yaml", GOOD | changes))
+
+
+@pytest.mark.parametrize("missing", ["name", "method", "data", "steps", "learning_rate"])
+def test_a_missing_option_is_named(tmp_path: Path, missing: str) -> None:
+    contents = {key: value for key, value in GOOD.items() if key != missing}
+    with pytest.raises(DataError, match=f"option {missing}: .*required"):
+        load_recipe(write(tmp_path / "r.yaml", contents))
+
+
+@pytest.mark.parametrize("contents", ["", "- a\n- b\n", "just text"])
+def test_anything_but_a_table_is_refused(tmp_path: Path, contents: str) -> None:
+    with pytest.raises(DataError, match=r"expected a table of options; r\.yaml"):
+        load_recipe(write(tmp_path / "r.yaml", contents))
+
+
+def test_files_that_are_not_yaml_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes(b"\x80\x81\xff")
+    with pytest.raises(DataError, match=r"not a YAML file; r\.yaml"):
+        load_recipe(tmp_path / "r.yaml")
+    with pytest.raises(DataError, match="not a YAML file"):
+        load_recipe(write(tmp_path / "r.yaml", "a: [1, 2"))
+    with pytest.raises(DataError, match="not a YAML file"):  # no code is run from a recipe
+        load_recipe(write(tmp_path / "r.yaml", "a: !!python/object/apply:os.getcwd []"))
+    with pytest.raises(NoInputError, match=r"none\.yaml"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_the_recipes_beside_the_weights_build_their_networks() -> None:
+    found = sorted(checkpoints.weights_home().glob("*.yaml"))
+    assert found
+    for path in found:
+        recipe = load_recipe(path)
+        assert recipe.name == path.stem
+        method = build(recipe)
+        assert sum(p.numel() for p in method.network.parameters()) > 10_000
+        type(method).Config.model_validate({**recipe.config, **recipe.inference})
+
+
+def recipe(**changes: object) -> Recipe:
+    return Recipe.model_validate(GOOD | changes)
+
+
+def test_unknown_and_untrainable_methods_are_usage_errors() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'dualprnet'"):
+        build(recipe(method="dualprnt"))
+    with pytest.raises(UsageError, match="'gaussnewton' has nothing to train"):
+        build(recipe(method="gaussnewton"))
+    with pytest.raises(DataError, match="config option smoothnes"):
+        build(recipe(config={"smoothnes": 1.0}))
+
+
+def test_the_digest_covers_what_training_depends_on() -> None:
+    same = recipe(inference={"spacing_mm": 1.0}, data={"train": "/elsewhere/t.npz", "val": "v.npz"})
+    assert recipe_digest(same) == recipe_digest(recipe())
+    others = (recipe(seed=1), recipe(config={"dice": 0.1}), recipe(symmetric=True), recipe(steps=5))
+    assert len({recipe_digest(other) for other in (*others, recipe())}) == 5
+
+
+def test_devices_are_checked_by_name() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "meta", "cuda:x"):
+        with pytest.raises(UsageError, match=f"unknown device '{name}'"):
+            pick_device(name)
+
+
+def test_an_absent_device_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UnavailableError, match="--device cpu"):
+        pick_device("cuda:0")

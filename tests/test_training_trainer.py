@@ -1,0 +1,348 @@
+"""The training loop: schedule, exact resume, divergence, early stop, validation, several processes."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from training_phantoms import NO_AUGMENTATION, ToyMethod, recipe, toy_set
+
+from neuroreg.errors import DataError, QualityError
+from neuroreg.methods.base import Batch, Prediction, TrainableMethod
+from neuroreg.training.data import draw_pair
+from neuroreg.training.distributed import Workers
+from neuroreg.training.log import Event, csv_writer
+from neuroreg.training.recipe import Recipe
+from neuroreg.training.run import build
+from neuroreg.training.trainer import Outcome, Setup, TrainingDiverged, learning_rate_at, train
+from neuroreg.training.validation import mean_dice, validate, validation_pairs
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass
+class Run:
+    """A folder, and what its runs reported."""
+
+    folder: Path
+    events: list[Event] = field(default_factory=list)
+
+    def train(
+        self, made: Recipe, method: TrainableMethod, report: Callable[[Event], None] | None = None, **options: bool
+    ) -> Outcome:
+        workers = Workers(CPU).with_loss_scaling(made.precision)
+        data = toy_set()
+        return train(Setup(made, method, data, data, self.folder, workers, report or self.events.append), **options)
+
+
+def fresh(made: Recipe) -> TrainableMethod:
+    torch.manual_seed(made.seed)
+    return build(made)
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "state.safetensors")
+
+
+class Stop(Exception):
+    """The machine goes away."""
+
+
+def stop_at(step: int) -> Callable[[Event], None]:
+    def report(event: Event) -> None:
+        if event.step == step:
+            raise Stop
+
+    return report
+
+
+DUAL: dict[str, object] = {
+    "method": "dualprnet",
+    "config": {"widths": [4, 4, 4, 4], "pyramid_width": 4},
+    "symmetric": True,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, DUAL], ids=["neuroreg", "dualprnet-symmetric"])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, changes: dict[str, object]) -> None:
+    made = recipe(checkpoint_minutes=1e-9, **changes)  # a checkpoint after every step
+    straight, stopped = Run(tmp_path / "straight"), Run(tmp_path / "stopped")
+    straight.train(made, fresh(made))
+    with pytest.raises(Stop):
+        stopped.train(made, fresh(made), stop_at(3))
+    torch.rand(5)  # global generators play no part
+    outcome = stopped.train(made, build(made))  # other initial weights: all comes from the checkpoint
+    assert outcome.steps == 6
+    expected, found = tensors(straight.folder), tensors(stopped.folder)
+    assert set(found) == set(expected)
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert [e.dice for e in stopped.events] == [e.dice for e in straight.events[-len(stopped.events) :]]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from test_training_trainer import Run, fresh
+from training_phantoms import recipe
+made = recipe(checkpoint_minutes=1e-9)
+def report(event):
+    if event.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+Run(Path(sys.argv[1])).train(made, fresh(made), report)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    made = recipe(checkpoint_minutes=1e-9)
+    straight, resumed = Run(tmp_path / "straight"), Run(tmp_path / "killed")
+    straight.train(made, fresh(made))
+    resumed.train(made, build(made))
+    expected, found = tensors(straight.folder), tensors(resumed.folder)
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def test_a_finished_run_is_not_repeated_and_restart_repeats_it(tmp_path: Path) -> None:
+    made, run = recipe(steps=3), Run(tmp_path)
+    first = run.train(made, ToyMethod())
+    done = len(run.events)
+    again = run.train(made, ToyMethod())
+    assert (again.steps, again.best_dice, again.best_step) == (first.steps, first.best_dice, first.best_step)
+    assert len(run.events) == done
+    run.train(made, ToyMethod(), restart=True)
+    assert len(run.events) == 2 * done
+
+
+def test_another_recipes_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.train(recipe(steps=3), ToyMethod())
+    with pytest.raises(DataError, match="another recipe"):
+        run.train(recipe(steps=3, seed=4), ToyMethod())
+
+
+def test_training_learns_the_shift_between_two_heads(tmp_path: Path) -> None:
+    made = recipe(steps=80, learning_rate=0.1, validate_every=80, augmentation=NO_AUGMENTATION, patience=1)
+
+    class OnePair(ToyMethod):
+        """Always the same pair: the second subject is the first one shifted."""
+
+        def losses(self, prediction: Prediction, batch: Batch) -> Mapping[str, Tensor]:
+            data = toy_set()
+            return super().losses(prediction, Batch(data.image(0), data.image(1)))
+
+    method = OnePair()
+    Run(tmp_path).train(made, method)
+    # subject 1 lies at (1, -0.5, 0.6) from subject 0: fixed(i) = moving(i + shift)
+    shift = method.network.state_dict()["shift"]
+    torch.testing.assert_close(shift, torch.tensor([1.0, -0.5, 0.6]), atol=0.15, rtol=0)
+
+
+def test_one_step_lowers_the_loss(tmp_path: Path) -> None:
+    config = {"spacing_mm": 2.0, "plan": [[4, 1], [2, 1]], "features": 4, "width": 8, "dice": 0}
+    made = recipe(steps=1, validate_every=1, augmentation=NO_AUGMENTATION, learning_rate=5e-3, config=config)
+    method = fresh(made)
+    pair = draw_pair(toy_set(), NO_AUGMENTATION, torch.Generator().manual_seed(made.seed * 1_000_003))
+
+    def loss() -> float:
+        method.network.train()
+        return sum(float(v.detach()) for v in method.losses(method.predict(pair.fixed, pair.moving), pair).values())
+
+    before = loss()
+    Run(tmp_path).train(made, method)
+    assert loss() < before
+
+
+def test_events_come_every_twenty_steps_and_at_validations(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.train(recipe(steps=45, validate_every=30, learning_rate=1e-4), ToyMethod())
+    assert [(e.step, e.dice is not None) for e in run.events] == [(20, False), (30, True), (40, False), (45, True)]
+    assert {e.steps for e in run.events} == {45}
+    assert set(run.events[0].losses) == {"mse", "smoothness", "total"}
+    assert run.events[0].losses["total"] == pytest.approx(run.events[0].losses["mse"])
+
+
+def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
+    made = recipe(steps=50, validate_every=2, patience=3, learning_rate=1e-12)  # nothing moves: the first is the best
+    run = Run(tmp_path)
+    outcome = run.train(made, ToyMethod())
+    assert (outcome.best_step, outcome.steps, outcome.stopped_early) == (2, 8, True)
+    assert outcome.weights == tmp_path / "best.safetensors"
+    assert set(load_file(outcome.weights)) == {"shift"}
+    again = run.train(made, ToyMethod())  # a run that stopped early stays stopped
+    assert (again.steps, again.stopped_early) == (8, True)
+
+
+class Runaway(ToyMethod):
+    """A similarity that gets worse from step 30 on, or is no number at all at step 2."""
+
+    def __init__(self, *, nan: bool = False) -> None:
+        super().__init__()
+        self.calls, self.nan = 0, nan
+
+    def losses(self, prediction: Prediction, batch: Batch) -> Mapping[str, Tensor]:
+        self.calls += 1
+        value = prediction.displacement.mean() * 0 + (0.5 if self.calls < 30 else 0.9)
+        return {"lncc": value * float("nan") if self.nan and self.calls == 3 else value}
+
+
+def test_divergence_is_noticed_and_says_what_to_do(tmp_path: Path) -> None:
+    made = recipe(steps=300, validate_every=300)
+    with pytest.raises(TrainingDiverged, match=r"similarity loss 0\.\d+ at step 101 .*0\.500.*lower learning_rate"):
+        Run(tmp_path).train(made, Runaway())
+    assert issubclass(TrainingDiverged, QualityError)
+
+
+def test_an_absurd_learning_rate_is_divergence(tmp_path: Path) -> None:
+    made = recipe(learning_rate=1e30)
+    with pytest.raises(TrainingDiverged, match="not finite at step 1; lower learning_rate and restart"):
+        Run(tmp_path).train(made, fresh(made))
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(tmp_path: Path) -> None:
+    method = Runaway(nan=True)
+    with pytest.raises(TrainingDiverged, match="not finite at step 2; lower learning_rate"):
+        Run(tmp_path).train(recipe(), method)
+    assert torch.isfinite(method.network.state_dict()["shift"]).all()
+    assert not (tmp_path / "state.safetensors").exists()
+
+
+def test_half_precision_trains_with_float32_weights(tmp_path: Path) -> None:
+    made = recipe(steps=2, precision="bf16")
+    method = fresh(made)
+    Run(tmp_path).train(made, method)
+    assert {p.dtype for p in method.network.parameters()} == {torch.float32}
+    assert all(torch.isfinite(p).all() for p in method.network.parameters())
+
+
+def test_the_learning_rate_is_one_cycle() -> None:
+    rates = [learning_rate_at(step, 100, peak=2.0, warmup=0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(0.08)
+    assert rates[5] == pytest.approx(2.0 * (0.04 + 0.48))
+    assert rates[10] == pytest.approx(2.0)
+    assert rates[55] == pytest.approx(2.0 * (0.001 + 0.999 / 2))
+    assert rates[100] == pytest.approx(0.002)
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert all(math.isfinite(learning_rate_at(s, 1, peak=1.0, warmup=0.05)) for s in (0, 1))
+
+
+def test_validation_pairs_use_every_subject_alike() -> None:
+    pairs = validation_pairs(5, 10)
+    assert len(set(pairs)) == 10
+    assert all(i != j for i, j in pairs)
+    assert np.bincount([i for i, _ in pairs]).tolist() == np.bincount([j for _, j in pairs]).tolist() == [2] * 5
+    assert len(validation_pairs(3, 100)) == 6  # there are no more
+
+
+def test_mean_dice_counted_by_hand() -> None:
+    fixed = torch.tensor([0, 0, 1, 1, 2, 2, 2, 9], dtype=torch.uint8)
+    moved = torch.tensor([0, 2, 1, 0, 2, 2, 0, 7], dtype=torch.uint8)
+    # region 2: 2 * 2 / (3 + 3); region 9: 0; background and region 1 do not count, 7 is not in the fixed map
+    assert mean_dice(fixed, moved) == pytest.approx((2 / 3 + 0) / 2)
+    assert mean_dice(fixed, fixed) == 1.0
+
+
+def test_validation_of_the_identity_is_the_overlap_of_the_maps() -> None:
+    data, method = toy_set(), ToyMethod()
+    dice, folded = validate(method, data, 6, CPU)
+    expected = []
+    for i, j in validation_pairs(3, 6):
+        one, two = data.labels[i].numpy(), data.labels[j].numpy()
+        expected.append(
+            np.mean([2 * ((one == k) & (two == k)).sum() / ((one == k).sum() + (two == k).sum()) for k in (3, 4, 5)])
+        )
+    assert dice == pytest.approx(float(np.mean(expected)))
+    assert folded == 0.0
+    assert validate(method, data, 6, CPU) == (dice, folded)
+
+
+def test_the_log_has_a_header_once_and_a_row_per_event(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    csv_writer(path)(Event(20, 40, {"lncc": 0.5, "total": 0.75}, 1e-3, 1.23))
+    csv_writer(path)(Event(40, 40, {"lncc": 0.25, "total": 0.5}, 1e-6, 2.5, 0.8, 0.001))  # a resumed run
+    assert path.read_text().splitlines() == [
+        "step,seconds,learning_rate,dice,folded_percent,loss_lncc,loss_total",
+        "20,1.2,1.000e-03,,,0.50000,0.75000",
+        "40,2.5,1.000e-06,0.80000,0.00100,0.25000,0.50000",
+    ]
+
+
+PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from safetensors.torch import save_file
+from test_training_trainer import fresh
+from training_phantoms import recipe, toy_set
+from neuroreg.training.distributed import find_workers
+from neuroreg.training.trainer import Setup, train
+made = recipe(steps=3)
+workers = find_workers(torch.device("cpu"))
+method = fresh(made)
+data = toy_set()
+folder = Path(sys.argv[1])
+outcome = train(Setup(made, method, data, data, folder, workers, lambda event: None))
+save_file(method.network.state_dict(), folder / f"rank{workers.rank}.safetensors")
+assert outcome.is_main == (workers.rank == 0)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_step_of_their_mean_gradient(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    script = tmp_path / "script.py"
+    script.write_text(PROCESSES)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launch, str(script), str(tmp_path)], env=environment, check=True, timeout=500)
+    ranks = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2)]
+    for name, value in ranks[0].items():
+        assert torch.equal(value, ranks[1][name]), name
+    expected = two_by_hand(recipe(steps=3))
+    for name, value in expected.items():
+        torch.testing.assert_close(ranks[0][name], value, atol=1e-5, rtol=1e-4)
+
+
+def two_by_hand(made: Recipe) -> dict[str, Tensor]:
+    """The same steps in one process: each rank's gradient in turn, their mean, clipped."""
+    method, data = fresh(made), toy_set()
+    parameters = list(method.network.parameters())
+    optimizer = torch.optim.AdamW(parameters, weight_decay=made.weight_decay)
+    for step in range(made.steps):
+        optimizer.param_groups[0]["lr"] = learning_rate_at(
+            step, made.steps, peak=made.learning_rate, warmup=made.warmup
+        )
+        optimizer.zero_grad()
+        for rank in range(2):
+            generator = torch.Generator().manual_seed((made.seed * 1_000_003 + step) * 2 + rank)
+            pair = draw_pair(data, made.augmentation, generator)
+            terms = method.losses(method.predict(pair.fixed, pair.moving), pair)
+            (0.5 * torch.stack(list(terms.values())).sum()).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, made.clip)
+        optimizer.step()
+    return method.network.state_dict()
