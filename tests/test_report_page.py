@@ -146,6 +146,18 @@ def test_numbers_are_written_for_readers(value: object, shown: str) -> None:
     assert page.number(value) == shown
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("inverse_mean_mm", "Inverse mean (mm)"),
+        ("lncc_after", "LNCC after"),
+        ("sd_log_jacobian", "SD log jacobian"),
+    ],
+)
+def test_names_are_written_for_readers(name: str, label: str) -> None:
+    assert page.label_of(name) == label
+
+
 def test_volumes_on_another_grid_are_refused(tmp_path: Path) -> None:
     other = Geometry(GEOMETRY.size, GEOMETRY.spacing, (0.0, 0.0, 0.0), GEOMETRY.direction)
     with pytest.raises(DataError, match="moved image of the report is not on the fixed grid"):

@@ -20,6 +20,7 @@ from neuroreg.volume import Geometry, Volume
 Point = tuple[float, float, float]
 
 MAX_BYTES = 5_000_000
+_ABBREVIATED = {"ncc", "lncc", "ndv", "sd"}
 _UNITS = {"mm": "mm", "percent": "%", "s": "s", "mm3": "mm³", "bytes": "bytes"}
 
 
@@ -206,7 +207,9 @@ def label_of(name: str) -> str:
     """``inverse_mean_mm`` -> "Inverse mean (mm)"."""
     words = plain(name).split("_")
     unit = _UNITS.get(words[-1]) if len(words) > 1 else None
-    text = " ".join(words[:-1] if unit else words)
+    text = " ".join(
+        word.upper() if word in _ABBREVIATED else word for word in (words[:-1] if unit else words)
+    )
     return f"{text[:1].upper()}{text[1:]}{f' ({unit})' if unit else ''}"
 
 
