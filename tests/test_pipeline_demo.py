@@ -125,6 +125,9 @@ def test_the_command_shows_the_errors(
 ) -> None:
     monkeypatch.setattr(demo, "load_template", lambda: template)
     monkeypatch.chdir(tmp_path)
+    assert cli.run(["demo", "-o", "out", "--method", "afine"]) == 2
+    assert not (tmp_path / "out").exists()
+    capsys.readouterr()
     assert cli.run(["demo", "-o", "out", "--method", "affine", "--threads", "1", "-q", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["errors"]["affine"]["mean_mm"] < said["errors"]["before"]["mean_mm"]

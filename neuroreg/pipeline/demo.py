@@ -18,6 +18,7 @@ from neuroreg.io.tables import write_csv
 from neuroreg.io.transforms import read_transform, write_transform
 from neuroreg.metrics.segmentation import mean_dice
 from neuroreg.pipeline.config import RegisterConfig
+from neuroreg.pipeline.engine import load_engine
 from neuroreg.pipeline.inputs import FILES
 from neuroreg.pipeline.record import Progress, RunRecord, silent
 from neuroreg.pipeline.register import Reporter, register
@@ -80,8 +81,9 @@ def demo(
     """
     progress("make the subject")
     template = template or load_template()
-    prepare_folder(folder)
     asked = settings or RegisterConfig(fixed=Path(), moving=Path())
+    load_engine(asked)  # a missing weight file is found out before anything is written
+    prepare_folder(folder)
     subject, labels, mask, truth = synthesise(template, seed=seed)
     files = _write(folder, template, subject, labels, truth, overwrite=asked.overwrite)
     config = asked.model_copy(update={**files, "output": folder / "registration"})
