@@ -1,9 +1,12 @@
 """The suspicions a good figure can hide."""
 
+import pipeline_phantoms as phantoms
 import pytest
 import torch
 
+from neuroreg.methods.affine import AffineMethod
 from neuroreg.pipeline.quality import mirror_gain, monotone, verdict
+from neuroreg.volume import Geometry
 
 
 def images(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,10 +28,16 @@ def test_one_contrast_rises_with_the_other_and_its_negative_falls() -> None:
 
 
 def test_a_mirrored_head_is_noticed() -> None:
-    image, mask = images()
-    mirrored = image.flip(-1).roll(1, dims=-1)  # about column 9: 18 - x
-    assert mirror_gain(image, image, mask) < 0
-    assert mirror_gain(image, mirrored, mask) > 0.02
+    grid = Geometry((44, 52, 46), (3.0, 3.0, 3.0), (-61.0, -82.0, -52.0))
+    points = grid.points()
+    image = phantoms.head(points)[None, None] / 800
+    points[..., 0] = 10.0 - points[..., 0]
+    mirrored = phantoms.head(points)[None, None] / 800
+    aligner = AffineMethod(AffineMethod.Config())
+    assert mirror_gain(image, image, image > 0, aligner) < 0
+    assert mirror_gain(image, mirrored, image > 0, aligner) > 0.03
+    shifted = image.roll(4, dims=-1)  # badly aligned is not mirrored
+    assert mirror_gain(image, shifted, image > 0, aligner) < 0.03
 
 
 @pytest.mark.parametrize(

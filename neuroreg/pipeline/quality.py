@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neuroreg import field
 from neuroreg.losses.similarity import lncc_map
+from neuroreg.methods.base import Method
 from neuroreg.metrics import deformation
 from neuroreg.metrics.image import correlation
 from neuroreg.pipeline.align import Alignment
@@ -22,8 +23,7 @@ WINDOW = 9
 _MAX_FOLDED_PERCENT = 0.5
 _BINS = 12
 _LEAST_MONOTONE = 0.5
-_MIRROR_SHIFTS = range(-3, 4)
-_MIRROR_GAIN = 0.02
+_MIRROR_GAIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,11 @@ class Findings:
 
 
 @torch.inference_mode()
-def judge(alignment: Alignment, inverse: Transform | None) -> Findings:
-    """Similarity before and after, regularity, size of the map, consistency with the inverse, inside the brain."""
+def judge(alignment: Alignment, inverse: Transform | None, aligner: Method) -> Findings:
+    """Similarity before and after, regularity, size of the map, consistency with the inverse, inside the brain.
+
+    ``aligner`` finds affine maps; it looks for a mirrored head.
+    """
     pair = alignment.coarse
     grid, mask = pair.fixed_grid, pair.fixed_mask
     points = grid.points()
@@ -64,7 +67,7 @@ def judge(alignment: Alignment, inverse: Transform | None) -> Findings:
     finite = {
         name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()
     }
-    warnings = _suspicions(pair.fixed, moved["affine"], mask)
+    warnings = _suspicions(pair.fixed, moved["affine"], mask, aligner)
     return Findings(finite, warnings, verdict(finite, warnings))
 
 
@@ -88,14 +91,14 @@ def _regularity(alignment: Alignment, inside: Tensor) -> dict[str, float | None]
     }
 
 
-def _suspicions(fixed: Tensor, moved: Tensor, mask: Tensor) -> tuple[str, ...]:
+def _suspicions(fixed: Tensor, moved: Tensor, mask: Tensor, aligner: Method) -> tuple[str, ...]:
     """Other contrast, or a mirrored head: what a good number can hide. Images (1, 1, D, H, W) after the affine."""
     found = []
     if monotone(fixed[mask], moved[mask]) < _LEAST_MONOTONE:
         found.append(
             "the two images seem to have different contrast; the method compares images of one contrast"
         )
-    if mirror_gain(fixed, moved, mask) > _MIRROR_GAIN:
+    if mirror_gain(fixed, moved, mask, aligner) > _MIRROR_GAIN:
         found.append("the mirrored moving image fits better; check left and right in both headers")
     return tuple(found)
 
@@ -113,26 +116,24 @@ def monotone(fixed: Tensor, moved: Tensor) -> float:
     return float(torch.corrcoef(torch.stack((ranks, torch.arange(len(ranks), dtype=torch.float64))))[0, 1])
 
 
-def mirror_gain(fixed: Tensor, moved: Tensor, mask: Tensor) -> float:
-    """How much better (in NCC) the moved image fits when mirrored left to right about the fixed brain's middle.
+def mirror_gain(fixed: Tensor, moved: Tensor, mask: Tensor, aligner: Method) -> float:
+    """How much better (in NCC) the moved image fits when mirrored left to right; both are aligned anew at half size.
 
-    The mirror plane is searched a few voxels to either side, all on every second voxel; images (1, 1, D, H, W),
-    mask bool.
+    images (1, 1, D, H, W), mask bool. On ten pairs of other people's brains, one in two mirrored: -0.018 to 0.008 (two
+    brains differ more than two sides of one); scans of one person: -0.08 as they are, 0.08 with one of them mirrored.
     """
-    fixed, moved, mask = (x[..., ::2, ::2, ::2] for x in (fixed, moved, mask))
-    columns = mask[0, 0].any(dim=0).any(dim=0).nonzero()
-    middle = int(columns.min() + columns.max())  # twice the middle column
-    width = fixed.shape[-1]
-    mirrored = [_mirrored(moved, middle + shift, width) for shift in _MIRROR_SHIFTS]
-    best = max(correlation(fixed, image, mask) for image in mirrored)
-    return best - correlation(fixed, moved, mask)
+    fixed, moved, mask = field.downsample(fixed), field.downsample(moved), mask[..., ::2, ::2, ::2]
+    mirrored = _fit(fixed, moved.flip(-1), mask, aligner)
+    gain = mirrored - correlation(fixed, moved, mask)
+    return gain if gain <= _MIRROR_GAIN else mirrored - _fit(fixed, moved, mask, aligner)
 
 
-def _mirrored(image: Tensor, twice_middle: int, width: int) -> Tensor:
-    """Column x becomes column twice_middle - x; 0 where that is outside."""
-    source = twice_middle - torch.arange(width)
-    inside = (source >= 0) & (source < width)
-    return image[..., source.clamp(0, width - 1)] * inside
+def _fit(fixed: Tensor, moved: Tensor, mask: Tensor, aligner: Method) -> float:
+    """NCC after an affine alignment."""
+    found = aligner.predict(fixed, moved).affine
+    assert found is not None
+    index = field.affine_index(found.to(torch.float32), field.identity(tuple(fixed.shape[2:])))
+    return correlation(fixed, field.sample(moved, index, fill=0.0), mask)
 
 
 def verdict(figures: dict[str, float | None], warnings: Sequence[str]) -> Quality:

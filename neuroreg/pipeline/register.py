@@ -162,7 +162,7 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
     notes = [*run.inputs.warnings, *alignment.warnings]
     maps = Maps(alignment, run.inputs.fixed.geometry)
     with clock("judge"):
-        findings = judge(alignment, maps.inverse if "inverse" in names else None)
+        findings = judge(alignment, maps.inverse if "inverse" in names else None, run.engine.affine)
     notes += findings.warnings
     (config.folder / RECORD_NAME).unlink(
         missing_ok=True
