@@ -34,4 +34,4 @@ def refine(
         raise UsageError(f"the number of refinement iterations cannot be negative, got {iterations}")
     else:
         medium = fine = iterations
-    return optimise(GaussNewton.Config(), (0, medium, fine), fixed, moving, prediction, weights=weights)
+    return optimise(GaussNewton.Config(), (0, 0, medium, fine), fixed, moving, prediction, weights=weights)

@@ -32,12 +32,15 @@ def phantom(shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> Tensor:
 def waves(shape: tuple[int, int, int] = SHAPE, amplitude: float = 2.0) -> Tensor:
     """A smooth displacement (1, 3, D, H, W) voxels with another shape per component."""
     d, h, w = field.identity(shape)[0].unbind(0)
-    return amplitude * torch.stack((torch.sin(h / 9.0), torch.cos(w / 8.0 + d / 11.0), torch.sin(d / 10.0 + 1.0)))[None]
+    return (
+        amplitude
+        * torch.stack((torch.sin(h / 9.0), torch.cos(w / 8.0 + d / 11.0), torch.sin(d / 10.0 + 1.0)))[None]
+    )
 
 
-def engine(*iterations: int) -> GaussNewton:
-    """An engine with few iterations at 4, 2 and 1 mm."""
-    return GaussNewton(GaussNewton.Config(iterations=(iterations[0], iterations[1], iterations[2])))
+def engine(coarse: int, medium: int, fine: int) -> GaussNewton:
+    """An engine with few iterations."""
+    return GaussNewton(GaussNewton.Config(iterations=(coarse, medium // 2, medium - medium // 2, fine)))
 
 
 def full(prediction: Prediction, shape: tuple[int, int, int] = SHAPE) -> Tensor:
@@ -109,10 +112,9 @@ def test_is_never_worse_than_its_start() -> None:
     moving, true = phantom(), waves()
     fixed = field.warp(moving, true)
     start = Prediction(field.downsample(true) * 0.5, level=1)
-    # one coarse iteration can only spoil the true field: the start must come back
-    result = engine(1, 0, 0).predict(fixed, moving, start)
-    before, after = (field.warp(moving, full(p)).sub(fixed)[fixed > 0].square().mean() for p in (start, result))
-    assert float(after) <= float(before) * 1.05 + 1e-6
+    # smoothing the total field by six voxels can only spoil the true one: the start must come back
+    spoiling = GaussNewton(GaussNewton.Config(iterations=(1, 1, 1, 2), sigma_field=6.0))
+    assert torch.allclose(spoiling.predict(fixed, moving, start).displacement, start.displacement, atol=1e-6)
 
 
 def test_a_batch_is_its_elements() -> None:
@@ -123,6 +125,17 @@ def test_a_batch_is_its_elements() -> None:
         part = slice(index, index + 1)
         alone = engine(3, 3, 1).predict(fixed[part], moving[part]).displacement
         assert torch.equal(together[part], alone)
+
+
+def test_empty_space_around_the_head_changes_nothing() -> None:
+    moving = phantom()
+    fixed = field.warp(moving, waves())
+    u = engine(3, 4, 2).predict(fixed, moving).displacement
+    margins = (16, 8, 0, 8, 24, 0)  # unequal, so that an exchanged axis or side shows
+    wide = [torch.nn.functional.pad(x, margins) for x in (fixed, moving)]
+    inside = engine(3, 4, 2).predict(*wide).displacement[:, :, 12:36, :28, 8:28]
+    where = (fixed > 0)[:, :, ::2, ::2, ::2].expand_as(u)
+    assert float((inside - u)[where].abs().mean()) < 0.02
 
 
 def test_same_input_same_bytes() -> None:
@@ -155,7 +168,9 @@ def test_a_lesion_without_weight_does_not_pull() -> None:
     moving = phantom()
     lesion = torch.zeros_like(moving)
     lesion[:, :, 20:28, 24:32, 16:24] = 1.0
-    fixed = torch.where(lesion > 0, 1.2 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(4)), moving)
+    fixed = torch.where(
+        lesion > 0, 1.2 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(4)), moving
+    )
     near = field.smooth(lesion, 2.0)[0, 0] > 0.3
     plain = full(engine(4, 4, 2).predict(fixed, moving))
     weights = Weights(fixed_weight=1.0 - lesion)
@@ -190,7 +205,7 @@ def test_refuses_what_it_cannot_register() -> None:
 
 
 def test_schedule_turns_mm_into_field_voxels() -> None:
-    coarse, fine = schedule(GaussNewton.Config(damping_mm2=0.01), (3, 0, 2), 1.0)
+    coarse, fine = schedule(GaussNewton.Config(damping_mm2=0.01), (3, 0, 0, 2), 1.0)
     assert (coarse.field_level, fine.field_level) == (2, 1)
     assert coarse.damping == pytest.approx(0.16)
     assert fine.damping == pytest.approx(0.04)
@@ -224,6 +239,6 @@ def test_gradient_of_a_ramp(ratio: int, shape: tuple[int, int, int]) -> None:
     level._warp(torch.zeros(3, weight.numel()))
     assert torch.allclose(level._moved, level._fixed, atol=1e-4)
     # inside by one node: the outermost listed nodes read unlisted ones
-    deep = (level._node_index >= 2).all(0) & (level._node_index.T <= torch.tensor(weight.shape) - 3).all(1)
+    deep = ((level._node_index >= 2) & (level._node_index < torch.tensor(weight.shape)[:, None] - 2)).all(0)
     gradient = level._gradient(slice(None))[:, :, deep]
     assert torch.allclose(gradient, (slopes * ratio).reshape(3, 1, 1).expand_as(gradient), atol=1e-4)

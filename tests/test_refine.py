@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_methods_gaussnewton import SHAPE, full, phantom, waves
 
 from neuroreg import field
 from neuroreg.errors import UsageError
 from neuroreg.methods.base import Prediction
 from neuroreg.refine import refine
-from test_methods_gaussnewton import SHAPE, full, phantom, waves
 
 
 def error(prediction: Prediction) -> float:
@@ -35,7 +35,9 @@ def test_more_iterations_and_presets() -> None:
     moving = phantom()
     fixed = field.warp(moving, waves())
     start = Prediction(torch.zeros(1, 3, *SHAPE))
-    assert error(refine(start, fixed, moving, iterations=5)) < error(refine(start, fixed, moving, iterations=1))
+    assert error(refine(start, fixed, moving, iterations=5)) < error(
+        refine(start, fixed, moving, iterations=1)
+    )
     assert error(refine(start, fixed, moving, preset="fast")) < error(start)
 
 
@@ -43,7 +45,9 @@ def test_zero_iterations_only_unfold() -> None:
     smooth = Prediction(field.downsample(waves()) * 0.5, level=1)
     moving = phantom()
     fixed = field.warp(moving, waves())
-    assert torch.allclose(refine(smooth, fixed, moving, iterations=0).displacement, smooth.displacement, atol=1e-6)
+    assert torch.allclose(
+        refine(smooth, fixed, moving, iterations=0).displacement, smooth.displacement, atol=1e-6
+    )
     torn = Prediction(3.0 * torch.randn((1, 3, *SHAPE), generator=torch.Generator().manual_seed(0)))
     u = refine(torn, fixed, moving, iterations=0).displacement
     assert float(field.smallest_determinant(u).min()) > 0.0

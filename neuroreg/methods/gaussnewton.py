@@ -2,11 +2,12 @@
 
 Coarse to fine over image spacings 4, 2 and 1 mm. An iteration reads the moving image at affine(i + u(i)), forms the
 local 3 x 3 normal equations of the squared local correlation (centre-voxel form), smooths them, solves them in
-closed form, composes the step with the field and smooths the field. The last level compares 1 mm images but keeps
-its field on the 2 mm grid, which is what is returned (level 1). The project's own method; no publication.
+closed form, composes the step with the field and smooths the field. The 2 mm images move a 4 mm field first, a
+quarter of the work of a 2 mm field; the 1 mm images move a field that stays on the 2 mm grid, which is what is
+returned (level 1). The project's own method; no publication.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -23,17 +24,22 @@ from neuroreg.methods.gaussnewton_level import Level, LevelImages, LevelSpec
 
 Preset = Literal["fast", "mid", "std", "best"]
 
-ITERATIONS: dict[str, tuple[int, int, int]] = {
-    "fast": (8, 6, 3),
-    "mid": (12, 10, 5),
-    "std": (20, 20, 8),
-    "best": (30, 30, 15),
-}
-"""iterations at 4, 2 and 1 mm of every preset"""
+Iterations = tuple[int, int, int, int]
+"""how many at 4 mm, at 2 mm with the field still at 4 mm, at 2 mm, and at 1 mm with the field at 2 mm"""
 
-_LEVELS = ((2, 1), (1, 1), (0, 2))  # (image level, field spacing / image spacing): fields at 4, 2 and 2 mm
+ITERATIONS: dict[str, Iterations] = {
+    "fast": (8, 8, 0, 3),
+    "mid": (12, 10, 3, 5),
+    "std": (20, 12, 10, 8),
+    "best": (30, 20, 20, 15),
+}
+"""of every preset"""
+
+_LEVELS = ((2, 1), (1, 2), (1, 1), (0, 2))  # (image level, field spacing / image spacing)
 _MARGIN = 6  # voxels kept around the region of interest
-_HALO = 2  # field voxels around the region of interest whose data count: the edge of the brain is contrast too
+_HALO = (
+    2  # field voxels around the region of interest whose data count: the edge of the brain is contrast too
+)
 _RELAX_EVERY = 2  # iterations between looks at the folds
 _NEAR_FOLD = 0.1  # determinants below this are smoothed away at those looks
 
@@ -57,12 +63,16 @@ class GaussNewton:
         """Options; the defaults are preset ``mid``."""
 
         preset: Preset = Field("mid", description="How many iterations: fast, mid, std or best")
-        iterations: tuple[int, int, int] | None = Field(
-            None, description="Iterations at 4, 2 and 1 mm, instead of the preset's"
+        iterations: Iterations | None = Field(
+            None, description="Instead of the preset's: at 4 mm, 2 mm (4 mm field), 2 mm, 1 mm (2 mm field)"
         )
-        windows: tuple[int, ...] = Field((5, 15), description="Sides of the correlation windows, image voxels, odd")
+        windows: tuple[int, ...] = Field(
+            (5, 15), description="Sides of the correlation windows, image voxels, odd"
+        )
         damping_mm2: float = Field(0.02, gt=0, description="Damping of the normal equations, per mm squared")
-        sigma_update: float = Field(1.7, gt=0.6, description="Smoothing of the normal equations, image voxels")
+        sigma_update: float = Field(
+            1.7, gt=0.6, description="Smoothing of the normal equations, image voxels"
+        )
         sigma_field: float = Field(0.35, gt=0, description="Smoothing of the total field, field voxels")
 
     divisor: ClassVar[int] = 8
@@ -89,14 +99,14 @@ class GaussNewton:
 
 def optimise(
     config: GaussNewton.Config,
-    iterations: tuple[int, int, int],
+    iterations: Iterations,
     fixed: Tensor,
     moving: Tensor,
     start: Prediction | None,
     *,
     weights: Weights | None = None,
 ) -> Prediction:
-    """Run ``iterations`` at 4, 2 and 1 mm from ``start``; shapes and errors as ``GaussNewton.predict``.
+    """Run ``iterations`` from ``start``; shapes and errors as ``GaussNewton.predict``.
 
     The result has no folds. Where the iterations did not raise the correlation at their last level, the start
     comes back, without its folds.
@@ -114,8 +124,8 @@ def optimise(
     return start.with_displacement(torch.cat(fields), level=1)
 
 
-def schedule(config: GaussNewton.Config, iterations: Sequence[int], spacing_mm: float) -> list[LevelSpec]:
-    """Iterations at 4, 2 and 1 mm -> the levels that have any, with mm turned into field voxels."""
+def schedule(config: GaussNewton.Config, iterations: Iterations, spacing_mm: float) -> list[LevelSpec]:
+    """Iterations -> the levels that have any, with mm turned into field voxels."""
     specs = []
     for (image_level, ratio), count in zip(_LEVELS, iterations, strict=True):
         spacing = 2 ** (image_level + ratio - 1) * spacing_mm
@@ -138,19 +148,25 @@ def schedule(config: GaussNewton.Config, iterations: Sequence[int], spacing_mm: 
 class _Pair:
     """One pair, cropped to its region of interest: image pyramids, weights, and the loop over levels."""
 
-    def __init__(self, fixed: Tensor, moving: Tensor, affine: Tensor | None, weights: Weights, index: int) -> None:
+    def __init__(
+        self, fixed: Tensor, moving: Tensor, affine: Tensor | None, weights: Weights, index: int
+    ) -> None:
         fixed, moving = fixed[index, 0].float(), moving[index, 0].float()
         mask = fixed > 0.0 if weights.fixed_mask is None else weights.fixed_mask[index, 0] > 0
         self._shape = fixed.shape
         self._box = _bounding_box(mask)
         self._mask = mask[self._box].to(torch.float32)[None, None]
-        self._weight = None if weights.fixed_weight is None else weights.fixed_weight[index : index + 1, :, *self._box]
+        self._weight = (
+            None if weights.fixed_weight is None else weights.fixed_weight[index : index + 1, :, *self._box]
+        )
         self._fixed = _pyramid(fixed[self._box])
         self._moving = _pyramid(moving)
         self._moving_weight = None
         if weights.moving_weight is not None:
             self._moving_weight = _pyramid(weights.moving_weight[index, 0].float())
-        matrix = torch.eye(3, 4, dtype=torch.float64) if affine is None else affine[index].to("cpu", torch.float64)
+        matrix = (
+            torch.eye(3, 4, dtype=torch.float64) if affine is None else affine[index].to("cpu", torch.float64)
+        )
         corner = torch.tensor([side.start for side in self._box], dtype=torch.float64)
         self._rotation, self._shift = matrix[:, :3], matrix[:, :3] @ corner + matrix[:, 3]
 
@@ -170,8 +186,10 @@ class _Pair:
             if number == len(specs) - 1 and level.score(u) < level.score(_move(first, 1, at, fine)):
                 u, at = first.clone(), 1
         u = field.unfold(_move(u, at, 1, fine)[None])
-        pad = [p for side, n in zip(self._box, self._shape, strict=True) for p in ((n - side.stop) // 2, side.start // 2)]
-        return base + F.pad(u - first[None], pad[::-1], mode="replicate")
+        pad: list[int] = []  # last axis first, as F.pad wants it
+        for side, size in zip(self._box[::-1], self._shape[::-1], strict=True):
+            pad += [side.start // 2, (size - side.stop) // 2]
+        return base + F.pad(u - first[None], pad, mode="replicate")
 
     def _images(self, spec: LevelSpec) -> LevelImages:
         step = 2**spec.field_level
@@ -213,7 +231,9 @@ def _bounding_box(mask: Tensor) -> tuple[slice, slice, slice]:
     for axis in range(3):
         hit = mask.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
         if not len(hit):
-            raise DataError("the fixed image has no voxel above 0 in the region of interest", remedy="check the mask")
+            raise DataError(
+                "the fixed image has no voxel above 0 in the region of interest", remedy="check the mask"
+            )
         low = max(0, (int(hit[0]) - _MARGIN) // 4 * 4)
         high = min(mask.shape[axis], -(-(int(hit[-1]) + 1 + _MARGIN) // 4) * 4)
         sides.append(slice(low, high))
@@ -223,9 +243,14 @@ def _bounding_box(mask: Tensor) -> tuple[slice, slice, slice]:
 def _check(fixed: Tensor, moving: Tensor, start: Prediction | None) -> None:
     for name, image in (("fixed", fixed), ("moving", moving)):
         if image.ndim != 5 or image.shape[1] != 1 or any(n % 8 for n in image.shape[2:]):
-            raise DataError(f"expected {name} (B, 1, D, H, W) with sides that are multiples of 8, got {tuple(image.shape)}")
+            shape = tuple(image.shape)
+            raise DataError(
+                f"expected {name} (B, 1, D, H, W) with sides that are multiples of 8, got {shape}"
+            )
     if fixed.shape[0] != moving.shape[0]:
-        raise DataError(f"expected as many moving as fixed images, got {moving.shape[0]} and {fixed.shape[0]}")
+        raise DataError(
+            f"expected as many moving as fixed images, got {moving.shape[0]} and {fixed.shape[0]}"
+        )
     if (start is None or start.affine is None) and fixed.shape != moving.shape:
         raise DataError("without an affine both images lie on one grid", remedy="pass start with an affine")
 

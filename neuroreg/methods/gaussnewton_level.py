@@ -105,7 +105,9 @@ def _box(x: Tensor, window: int) -> Tensor:
                 done += length
             if 2 * length > window:
                 break
-            run = run.narrow(axis, 0, run.shape[axis] - length) + run.narrow(axis, length, run.shape[axis] - length)
+            run = run.narrow(axis, 0, run.shape[axis] - length) + run.narrow(
+                axis, length, run.shape[axis] - length
+            )
             length *= 2
         assert total is not None
         x = total
@@ -130,7 +132,11 @@ class Level:
         self._allocate(images.fixed)
 
     def _allocate(self, fixed: Tensor) -> None:
-        n, phases, volume = len(self._nodes), self.spec.ratio**3, self.shape[0] * self.shape[1] * self.shape[2]
+        n, phases, volume = (
+            len(self._nodes),
+            self.spec.ratio**3,
+            self.shape[0] * self.shape[1] * self.shape[2],
+        )
         empty = fixed.new_empty
         self._index = field.identity(self.shape, device=fixed.device)[0].reshape(3, -1)
         matrix = self.images.to_moving
@@ -220,7 +226,9 @@ class Level:
         nodes = self._nodes[part]
         if self.spec.ratio == 1:
             flat = self._moved_dense[0]
-            rows = [flat.index_select(0, nodes + s).sub_(flat.index_select(0, nodes - s)) for s in self._strides]
+            rows = [
+                flat.index_select(0, nodes + s).sub_(flat.index_select(0, nodes - s)) for s in self._strides
+            ]
             return torch.stack(rows)[:, None].mul_(0.5)
         moved = self._moved[:, part].reshape(2, 2, 2, -1)
         dense = self._moved_dense.view(2, 2, 2, -1)
@@ -259,8 +267,8 @@ class Level:
             force = torch.addcmul(c, self._fixed[:, part], a).addcmul_(self._moved[:, part], w, value=-1.0)
             w = w / phases
             rows = self._equations[:, part]
-            for row, (k, l) in enumerate(((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))):
-                torch.mul((gradient[k] * gradient[l]).sum(0), w, out=rows[row])
+            for row, (i, j) in enumerate(((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))):
+                torch.mul((gradient[i] * gradient[j]).sum(0), w, out=rows[row])
             for k in range(3):
                 torch.mul((gradient[k] * force).sum(0), 1.0 / phases, out=rows[6 + k])
         return total / (2.0 * self._total_weight)
