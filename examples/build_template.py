@@ -7,7 +7,6 @@ kept in --cache, so the command can be stopped and run again.
 """
 
 import argparse
-import resource
 import sys
 from pathlib import Path
 
@@ -46,7 +45,6 @@ def main() -> None:
     target = given.weights / f"{NAME}.safetensors"
     save(template, target, names=names)
     sharpness = [round(value, 5) for value in template.sharpness]
-    seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     numbers: dict[str, object] = {
         "sharpness_per_round": sharpness,
         "regions": int((template.labels.unique() > 0).sum()),
@@ -65,11 +63,10 @@ def main() -> None:
         "training_data": f"IXI (brain-development.org), training split, {template.subjects} subjects; "
         "labels from the NiChart project",
         "spacing_mm": 2.0,
-        "seconds": round(seconds, 1),
         "numbers": numbers,
     }
     put_record(given.weights / "manifest.json", record)
-    print(f"{target}: {template.subjects} subjects, {numbers}, {seconds:.0f} CPU s")
+    print(f"{target}: {template.subjects} subjects, {numbers}")
 
 
 def _say(text: str) -> None:
