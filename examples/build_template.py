@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument(
         "--check", type=Path, help="packed subjects on which to measure the overlap of regions"
     )
-    parser.add_argument("--subset", type=int, default=40, help="subjects in all rounds but the last")
-    parser.add_argument("--rounds", type=int, default=5, help="at most so many rounds on the subset")
+    parser.add_argument("--subset", type=int, default=20, help="subjects in all rounds but the last")
+    parser.add_argument("--rounds", type=int, default=3, help="at most so many rounds on the subset")
     given = parser.parse_args()
     torch.set_num_threads(1)  # small matrices: more threads only wait for one another
     names_file = given.names or given.data.parent / "labels" / "dlmuse.csv"
