@@ -17,6 +17,7 @@ from neuroreg import field
 # out .3 % smaller; at 1e-5 it is .03 %.
 _EPS = 1e-5
 _BINS = 32  # of fixed intensity
+_CLASS_VARIANCE = 1e-4  # least variance within a bin: intensities are not known to better than .01
 
 
 class Terms(NamedTuple):
@@ -96,8 +97,8 @@ def mutual_information(fixed: Tensor, moved: Tensor, weight: Tensor) -> Terms:
     empty = torch.zeros(len(j), _BINS, dtype=j.dtype, device=j.device)
     mass, first, second = (empty.index_add(1, rows, x) for x in (w, w * j, w * j * j))
     centres = first / mass.clamp_min(1e-9)
-    variances = (second / mass.clamp_min(1e-9) - centres * centres).clamp_min(0) + _EPS
-    variance = (w * j * j).sum(dim=1, keepdim=True) + _EPS
+    variances = (second / mass.clamp_min(1e-9) - centres * centres).clamp_min(0) + _CLASS_VARIANCE
+    variance = (w * j * j).sum(dim=1, keepdim=True) + _CLASS_VARIANCE
     value = 0.5 * (variance.log() - (mass * variances.log()).sum(dim=1, keepdim=True))
     precision = 1 / variances[:, rows]
     slope = w * ((centres[:, rows] - j) * precision + j / variance)

@@ -64,7 +64,8 @@ class Greedy:
             np.savetxt(first, ras_matrix(affine), fmt="%.17g")
             try:
                 program.execute(
-                    f"-V 0 {threads} -i fixed moving -it {first} -n {rounds} -m {c.metric} -noise {c.noise} -sv -o warp",
+                    f"-V 0 {threads} -i fixed moving -it {first} -n {rounds} "
+                    f" -m {c.metric} -noise {c.noise} -sv -o warp",
                     said,
                     said,
                     fixed=sitk.GetImageFromArray(fixed[0].numpy()),
