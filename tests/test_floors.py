@@ -52,6 +52,9 @@ SIMPLEITK = {
 }
 """Rooms and modules that may import SimpleITK; training machines do not have it."""
 
+EXCHANGE = {"methods.syn", "methods.greedy", "benchmark_external"}
+"""Modules that hand temporary files to the program they wrap, and read back what it wrote."""
+
 
 @functools.cache
 def tree(path: Path) -> ast.Module:
@@ -152,7 +155,7 @@ def test_only_io_reads_files_of_images() -> None:
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Attribute) and node.attr in readers and room(module_of(path)) != "io"
     }
-    assert bad == set()
+    assert bad - EXCHANGE == set()
 
 
 def prints(node: ast.AST) -> bool:
