@@ -122,12 +122,36 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
 def invert(u: Tensor, *, iterations: int = 20) -> Tensor:
     """The v with v(i) = -u(i + v(i)), by fixed-point iteration from v = -u. (B, 3, D, H, W) voxels.
 
-    Each iterate is averaged with the one before: where u is steep the plain iteration jumps to and fro for ever
-    (error up to 8.9 voxels on a fold-free field between two brains, 0.1 with the average).
+    Each iterate is averaged with the one before: where u is steep the plain iteration jumps to and fro for ever. The
+    few voxels still off by more than 0.01 are finished by Newton steps. On a fold-free field between two brains (det J
+    from 0.04 to 9) the largest error is 10 voxels plain, 5 averaged and 0.02 finished.
     """
     v = -u
     for _ in range(iterations):
         v = 0.5 * (v - warp(u, v))
+    return torch.cat([_finish_inverse(u[n : n + 1], v[n : n + 1]) for n in range(len(u))])
+
+
+def _finish_inverse(u: Tensor, v: Tensor, *, steps: int = 10, tolerance: float = 0.01) -> Tensor:
+    """Newton's method for i + v + u(i + v) = i at the voxels where it is off by more than ``tolerance`` voxels."""
+    off = (v + warp(u, v)).norm(dim=1)[0] > tolerance
+    if not bool(off.any()):
+        return v
+    start = identity(tuple(u.shape[2:]), device=u.device, dtype=u.dtype)[0][:, off]  # (3, N)
+    known = torch.cat((u, jacobian(u).flatten(1, 2)), dim=1)
+    best = v[0][:, off]
+    error, step = torch.full_like(best[0], torch.inf), torch.zeros_like(best)
+    for _ in range(steps):
+        tried = best - step
+        read = sample(known, (start + tried).reshape(1, 3, 1, 1, -1))[0, :, 0, 0]
+        rest = tried + read[:3]
+        better = rest.norm(dim=0) < error
+        best, error = torch.where(better, tried, best), torch.where(better, rest.norm(dim=0), error)
+        matrix = read[3:].reshape(3, 3, -1).movedim(-1, 0)
+        full = torch.linalg.solve_ex(matrix, rest.T)[0].T.nan_to_num(0.0, 0.0, 0.0).clamp(-1.0, 1.0)
+        step = torch.where(better, full, 0.5 * step)
+    v = v.clone()
+    v[0][:, off] = best
     return v
 
 
@@ -266,40 +290,38 @@ def smallest_determinant(u: Tensor) -> Tensor:
 
 def _smallest_at(u: Tensor, nodes: Tensor, *, chunk: int = 16384) -> Tensor:
     """``smallest_determinant`` of u (3, D, H, W) at a list of flat indices (N,): (N,)."""
-    parts = [_smallest_of(*_one_sided(u, part)) for part in nodes.split(chunk)]  # type: ignore[no-untyped-call]
+    parts = []
+    for part in torch.split(nodes, chunk):  # what is computed from a part stays in the processor's cache
+        along_d, along_h, along_w = _one_sided(u, part)
+        values = []
+        for b in along_h:
+            for c in along_w:
+                cross = (b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0])
+                values += [a[0] * cross[0] + a[1] * cross[1] + a[2] * cross[2] for a in along_d]
+        parts.append(torch.stack(values).amin(0))
     return torch.cat(parts) if parts else u.new_zeros(0)
+
+
+def _one_sided(u: Tensor, nodes: Tensor) -> list[tuple[Tensor, Tensor]]:
+    # per axis: the column (3, N) of I + grad u, by backward and by forward differences
+    flat = u.reshape(3, -1)
+    here = flat.index_select(1, nodes)
+    sides = []
+    for axis, (before, after) in enumerate(_neighbours(u.shape[1:], nodes)):
+        sides.append((here - flat.index_select(1, before), flat.index_select(1, after) - here))
+        for column in sides[-1]:
+            column[axis] += 1.0
+    return sides
 
 
 def _neighbours(shape: tuple[int, ...], nodes: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Per axis, the flat indices before and after each of ``nodes``, border repeated."""
-    pairs, stride = [], 1
+    """Relax u (3, D, H, W) IN PLACE where ``smallest_determinant`` < ``floor``, in ``rounds`` sweeps; none left?"""
     for size in reversed(shape):
         place = torch.div(nodes, stride, rounding_mode="floor") % size
         pairs.append((nodes - stride * (place > 0), nodes + stride * (place < size - 1)))
         stride *= size
     return pairs[::-1]
-
-
-def _one_sided(u: Tensor, nodes: Tensor) -> tuple[list[list[Tensor]], ...]:
-    # per axis: the columns (components d, h, w) of I + grad u, by backward and by forward differences
-    flat = u.reshape(3, -1)
-    here = flat.index_select(1, nodes)
-    sides = []
-    for axis, (before, after) in enumerate(_neighbours(u.shape[1:], nodes)):
-        pair = [here - flat.index_select(1, before), flat.index_select(1, after) - here]
-        for column in pair:
-            column[axis] += 1.0
-        sides.append([list(column.unbind(0)) for column in pair])
-    return tuple(sides)
-
-
-def _smallest_of(along_d: list[list[Tensor]], along_h: list[list[Tensor]], along_w: list[list[Tensor]]) -> Tensor:
-    values = []
-    for b in along_h:
-        for c in along_w:
-            cross = (b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0])
-            values += [a[0] * cross[0] + a[1] * cross[1] + a[2] * cross[2] for a in along_d]
-    return torch.stack(values).amin(0)
 
 
 def unfold(u: Tensor, *, floor: float = 0.02, rounds: int = 150) -> Tensor:
@@ -308,22 +330,17 @@ def unfold(u: Tensor, *, floor: float = 0.02, rounds: int = 150) -> Tensor:
     Only neighbourhoods with ``smallest_determinant`` below ``floor`` change, a little at a time; they grow slowly
     until no such voxel is left, so the result has none. A field that has none comes back unchanged.
     """
-    fields = []
-    for one in u:
-        one = one.clone()
+    fields = list(u.clone())
+    for index in range(len(fields)):
         sigma = 1.0
-        while not relax_folds(one, floor=floor, rounds=rounds):
-            one = smooth(one[None], sigma)[0] if sigma < 64.0 else torch.zeros_like(one)
+        while not relax_folds(fields[index], floor=floor, rounds=rounds):
+            fields[index] = smooth(fields[index][None], sigma)[0] if sigma < 64.0 else torch.zeros_like(u[0])
             sigma *= 2.0
-        fields.append(one)
     return torch.stack(fields)
 
 
 def relax_folds(u: Tensor, *, floor: float, rounds: int) -> bool:
-    """Relax u (3, D, H, W) IN PLACE around voxels with ``smallest_determinant`` below ``floor``.
-
-    At most ``rounds`` sweeps. Returns whether none were left when it stopped looking.
-    """
+    """Relax u (3, D, H, W) IN PLACE where ``smallest_determinant`` < ``floor``: at most ``rounds`` sweeps; none left?"""
     shape, flat = u.shape[1:], u.view(3, -1)
     suspects = _steep(u, (1.0 - floor ** (1 / 3)) / 3)
     for turn in range(rounds):
@@ -331,19 +348,16 @@ def relax_folds(u: Tensor, *, floor: float, rounds: int) -> bool:
         if not len(bad):
             return True
         around = _grow(shape, bad, 1 + turn // 12)
-        neighbours = torch.stack([index for pair in _neighbours(shape, around) for index in pair])
-        mean = flat.index_select(1, neighbours.reshape(-1)).view(3, 6, -1).mean(1)
+        neighbours = torch.cat([index for pair in _neighbours(shape, around) for index in pair])
+        mean = flat.index_select(1, neighbours).view(3, 6, -1).mean(1)
         flat[:, around] = torch.lerp(flat.index_select(1, around), mean, 0.5)
         suspects = _grow(shape, around, 1)
     return False
 
 
 def _steep(u: Tensor, bound: float) -> Tensor:
-    """Flat indices of the voxels of u (3, D, H, W) with a one-sided difference above ``bound`` in size.
-
-    Elsewhere the rows of grad u sum to at most 3 bound, so det(I + grad u) >= (1 - 3 bound)**3: most of a field
-    need not be looked at.
-    """
+    """Flat indices of the voxels of u (3, D, H, W) with a one-sided difference above ``bound`` in size."""
+    # elsewhere rows of grad u sum to at most 3 bound, so det >= (1 - 3 bound)**3: no need to look at most voxels
     steep = torch.zeros(u.shape[1:], dtype=torch.bool, device=u.device)
     for axis in range(3):
         step = (torch.diff(u, dim=axis + 1).abs() > bound).any(0)

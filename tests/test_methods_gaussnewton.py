@@ -209,7 +209,7 @@ def test_schedule_turns_mm_into_field_voxels() -> None:
     assert (coarse.field_level, fine.field_level) == (2, 1)
     assert coarse.damping == pytest.approx(0.16)
     assert fine.damping == pytest.approx(0.04)
-    assert (coarse.windows, fine.windows) == ((5, 15), (3, 7))
+    assert (coarse.windows, fine.windows) == ((5, 19), (3, 9))
     # 1.7 image voxels in all, of which a block of two has variance 1/4
     assert (2 * fine.sigma_update) ** 2 + 0.25 == pytest.approx(1.7**2)
 

@@ -134,7 +134,7 @@ def schedule(config: GaussNewton.Config, iterations: Iterations, spacing_mm: flo
             image_level=image_level,
             ratio=ratio,
             iterations=count,
-            # windows of blocks: 5 and 15 image voxels become 3 and 7 blocks of 2
+            # windows of blocks: 5 and 19 image voxels become 3 and 9 blocks of 2
             windows=tuple(w if ratio == 1 else 2 * (w // 4) + 1 for w in config.windows),
             damping=config.damping_mm2 * spacing**2,
             sigma_update=(config.sigma_update**2 - block) ** 0.5 / ratio,
@@ -172,8 +172,8 @@ class _Pair:
 
     def register(self, specs: list[LevelSpec], base: Tensor) -> Tensor:
         """base (1, 3, D/2, H/2, W/2) -> the field on the same grid."""
-        half = tuple(slice(side.start // 2, side.stop // 2) for side in self._box)
-        first = base[0, :, *half].clone()
+        d, h, w = (slice(side.start // 2, side.stop // 2) for side in self._box)
+        first = base[0, :, d, h, w].clone()
         fine = tuple(first.shape[1:])
         u, at = first.clone(), 1
         for number, spec in enumerate(specs):
