@@ -67,7 +67,7 @@ class GaussNewton:
             None, description="Instead of the preset's: at 4 mm, 2 mm (4 mm field), 2 mm, 1 mm (2 mm field)"
         )
         windows: tuple[int, ...] = Field(
-            (5, 15), description="Sides of the correlation windows, image voxels, odd"
+            (5, 19), description="Sides of the correlation windows, image voxels, odd"
         )
         damping_mm2: float = Field(0.02, gt=0, description="Damping of the normal equations, per mm squared")
         sigma_update: float = Field(
