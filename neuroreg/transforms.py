@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuroreg import field
 from neuroreg.errors import DataError
+from neuroreg.inverse import invert
 from neuroreg.volume import Geometry, Volume
 
 _SLAB_POINTS = 250_000  # points resampled at once: 6 MB per array of float64 coordinates
@@ -76,7 +77,7 @@ class DisplacementField:
 
     def inverse(self) -> "DisplacementField":
         """The inverse on the same grid, by fixed-point iteration in the voxel frame."""
-        return DisplacementField.from_voxels(field.invert(self.to_voxels()), self.geometry)
+        return DisplacementField.from_voxels(invert(self.to_voxels()), self.geometry)
 
     @staticmethod
     def from_voxels(u: Tensor, geometry: Geometry) -> "DisplacementField":

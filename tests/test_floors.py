@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOOR = {
     **dict.fromkeys(("errors", "registry"), 0),
-    **dict.fromkeys(("volume", "field", "transforms"), 1),
+    **dict.fromkeys(("volume", "field", "inverse", "transforms"), 1),
     **dict.fromkeys(("io", "preprocess", "losses", "metrics", "nn", "checkpoints"), 2),
     "methods": 3,
     **dict.fromkeys(("refine", "pipeline", "training", "report", "cohort", "benchmark"), 4),
@@ -26,6 +26,8 @@ SAME_FLOOR = {
     ("field", "volume"),
     ("transforms", "volume"),
     ("transforms", "field"),
+    ("transforms", "inverse"),
+    ("inverse", "field"),
     ("pipeline", "refine"),
     ("report", "pipeline"),
     ("cohort", "pipeline"),

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from neuroreg import field
+from neuroreg.inverse import invert
 from neuroreg.io.files import atomic_write
 from neuroreg.methods.gaussnewton_level import Level, LevelImages, LevelSpec
 from neuroreg.metrics.segmentation import mean_dice
@@ -117,7 +118,7 @@ def _round(
     for count, row in enumerate(rows, 1):
         progress(f"round {number}: subject {count} of {len(rows)}")
         total += _displacement(data, row, template, cache, number)
-    back = field.invert(total / len(rows))
+    back = invert(total / len(rows))
     _save(_folder(cache, number) / "back.npy", back)
     mean = _mean([field.warp(data.image(row), _through(data, row, cache, number), fill=0.0) for row in rows])
     _save(kept, mean)
