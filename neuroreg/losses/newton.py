@@ -64,7 +64,7 @@ def local_correlation(*windows: int, power: int = 2) -> Similarity:
         value = torch.zeros(len(moved), device=moved.device)
         slope, curvature = torch.zeros_like(moved), torch.zeros_like(moved)
         for window in windows:
-            mean_i, mean_j, mean_ii, mean_jj, mean_ij = field.box_mean(products, window).split(1, dim=1)
+            mean_i, mean_j, mean_ii, mean_jj, mean_ij = field.box_mean(products, window).chunk(5, dim=1)
             variance_i = (mean_ii - mean_i * mean_i).clamp_min(0) + _EPS
             variance_j = (mean_jj - mean_j * mean_j).clamp_min(0) + _EPS
             covariance = mean_ij - mean_i * mean_j

@@ -107,22 +107,19 @@ class AffineMethod:
         affines = []
         for b in range(len(fixed)):
             one = slice(b, b + 1)
-            masks = [None if m is None else m[one].to(fixed.dtype) for m in (fixed_mask, moving_mask)]
-            first = None if start is None or start.affine is None else start.affine[one].to(torch.float64)
-            affines.append(self._register(fixed[one], moving[one], masks[0], masks[1], first))
-        affine = torch.cat(affines).to(torch.float32)
+            masks = (_one(fixed_mask, b), _one(moving_mask, b))
+            first = (
+                None if start is None or start.affine is None else start.affine[one].cpu().to(torch.float64)
+            )
+            affines.append(self._register(fixed[one], moving[one], masks, first))
+        affine = torch.cat(affines).to(fixed.device, torch.float32)
         zero = torch.zeros(len(fixed), 3, *fixed.shape[2:], device=fixed.device)
         return Prediction(zero, inverse=zero, affine=affine)
 
     def _register(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        mask: Tensor | None,
-        moving_mask: Tensor | None,
-        first: Tensor | None,
+        self, fixed: Tensor, moving: Tensor, masks: tuple[Tensor | None, Tensor | None], first: Tensor | None
     ) -> Tensor:
-        c = self.config
+        c, (mask, moving_mask) = self.config, masks
         for name, image in (("fixed", fixed), ("moving", moving)):
             if not bool(image.std() > 0):
                 raise DataError(f"the {name} image has no contrast", remedy="check that it is not empty")
@@ -146,12 +143,13 @@ class AffineMethod:
         return _optimise(levels[0], affine, _similarity(c, power=4), c.dof, c.full_iterations)[0]
 
 
+def _one(mask: Tensor | None, b: int) -> Tensor | None:
+    return None if mask is None else mask[b : b + 1].to(torch.float32)
+
+
 def _similarity(config: AffineConfig, *, power: int) -> Similarity:
-    # Power 4 at the end: +.001 mean Dice over 138 regions against power 2, but a narrower basin.
+    # Power 4 at the end is more robust to what does not match (mean Dice +.0004 on 20 pairs), power 2 reaches farther.
     return mutual_information if config.metric == "mi" else local_correlation(*config.windows, power=power)
-
-
-# ---------------------------------------------------------------------------------------------------- the pair
 
 
 def _pyramid(fixed: Tensor, moving: Tensor, mask: Tensor | None, moving_mask: Tensor | None) -> list[_Level]:
@@ -177,8 +175,8 @@ def _surroundings(fixed: Tensor) -> Tensor:
 
 def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
     """Centre (3,) and covariance (3, 3) of the bright part of image (1, 1, D, H, W); float64 voxels."""
-    mass = image.clamp(0.0, 0.3).to(torch.float64)[0, 0].reshape(-1)
-    index = field.identity(image.shape[2:], device=image.device, dtype=torch.float64).reshape(3, -1)
+    mass = image.cpu().clamp(0.0, 0.3).to(torch.float64)[0, 0].reshape(-1)
+    index = field.identity(image.shape[2:], dtype=torch.float64).reshape(3, -1)
     mass = mass / mass.sum()
     centre = index @ mass
     spread = index - centre[:, None]
@@ -188,9 +186,6 @@ def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
 def _frame(fixed: Tensor) -> _Frame:
     centre, covariance = _moments(fixed)
     return _Frame(centre, float(covariance.diagonal().sum().sqrt()))
-
-
-# --------------------------------------------------------------------------------------------------- the starts
 
 
 def _starts(fixed: Tensor, moving: Tensor, frame: _Frame) -> Tensor:
@@ -214,7 +209,7 @@ def _principal(fixed: Tensor, moving: Tensor) -> Tensor:
     """The rotation (3, 3) of one covariance's principal axes onto the other's that turns least."""
     a, b = torch.linalg.eigh(fixed)[1], torch.linalg.eigh(moving)[1]
     signs = torch.cartesian_prod(*([torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3))
-    turns = (b * signs[:, None, :]) @ a.T
+    turns: Tensor = (b * signs[:, None, :]) @ a.T
     trace = turns.diagonal(dim1=1, dim2=2).sum(dim=1)
     return turns[torch.where(torch.linalg.det(turns) > 0, trace, -4.0).argmax()]
 
@@ -233,9 +228,6 @@ def _distinct(affine: Tensor, value: Tensor, count: int) -> list[int]:
         if len(chosen) < count and all((affine[i, :, :3] - affine[j, :, :3]).norm() > 0.1 for j in chosen):
             chosen.append(i)
     return chosen
-
-
-# ---------------------------------------------------------------------------------------------------- the steps
 
 
 def _optimise(
@@ -259,11 +251,10 @@ def _optimise(
 
 
 def _evaluate(level: _Level, affine: Tensor, similarity: Similarity) -> _Normal:
-    """Metric and normal equations of affine (B, 3, 4)."""
+    """Metric and normal equations of affine (B, 3, 4); images stay on their device, small matrices on the CPU."""
     count = len(affine)
-    index = (
-        field.affine_index(affine.to(torch.float32), level.index.expand(count, -1, -1, -1, -1)) / level.step
-    )
+    places = level.index.expand(count, -1, -1, -1, -1)
+    index = field.affine_index(affine.to(places.device, torch.float32), places) / level.step
     moved = field.sample(level.moving.expand(count, -1, -1, -1, -1), index)
     weight = level.weight * field.inside(index, level.moving.shape[2:])
     if level.moving_weight is not None:
@@ -276,21 +267,21 @@ def _evaluate(level: _Level, affine: Tensor, similarity: Similarity) -> _Normal:
     products = [slope * gradient] + [
         curvature * gradient[:, k : k + 1] * gradient[:, m : m + 1] for k, m in pairs
     ]
-    moments = _position_moments(torch.cat(products, dim=1), level)
-    matrix, vector = _assemble(moments)
+    matrix, vector = _assemble(_position_moments(torch.cat(products, dim=1), level))
     radius = level.frame.radius
-    return _Normal(value * share, matrix * radius**2, vector * radius)
+    return _Normal((value * share).cpu(), matrix * radius**2, vector * radius)
 
 
 def _position_moments(x: Tensor, level: _Level) -> Tensor:
-    """Sums of x (B, 9, D, H, W) times q_d^a q_h^b q_w^c, a, b, c = 0..2: (B, 9, 3, 3, 3) float64."""
+    """Sums of x (B, 9, D, H, W) times q_d^a q_h^b q_w^c, a, b, c = 0..2: (B, 9, 3, 3, 3) float64 on the CPU."""
     powers = []
     for axis, size in enumerate(x.shape[2:]):
-        q = torch.arange(size, device=x.device, dtype=torch.float64) * level.step
+        q = torch.arange(size, dtype=torch.float64) * level.step
         q = (q - level.frame.centre[axis]) / level.frame.radius
         powers.append(torch.stack((torch.ones_like(q), q, q * q), dim=1))
-    x = (x @ powers[2].to(x.dtype)).to(torch.float64)
-    return torch.einsum("nkdhc,da,hb->nkabc", x, powers[0], powers[1])
+    rows = (x @ powers[2].to(x.device, x.dtype)).cpu().to(torch.float64)
+    out: Tensor = torch.einsum("nkdhc,da,hb->nkabc", rows, powers[0], powers[1])
+    return out
 
 
 _PARAMETERS = [(k, i) for k in range(3) for i in range(4)]  # component k of the step, times q_i (q_3 = 1)
@@ -334,21 +325,18 @@ def _basis(linear: Tensor, dof: Dof) -> Tensor:
     """The steps (B, 12, dof) in the row-major 3 x 4 form that ``dof`` allows at linear (B, 3, 3)."""
     count = len(linear)
     if dof == 12:
-        return torch.eye(12, dtype=linear.dtype, device=linear.device).expand(count, 12, 12)
-    turn = _skew(torch.eye(3, dtype=linear.dtype, device=linear.device)).expand(count, 3, 3, 3)
-    scales = torch.diag_embed(torch.eye(3, dtype=linear.dtype, device=linear.device)).expand(count, 3, 3, 3)
+        return torch.eye(12, dtype=linear.dtype).expand(count, 12, 12)
+    turn = _skew(torch.eye(3, dtype=linear.dtype)).expand(count, 3, 3, 3)
+    scales = torch.diag_embed(torch.eye(3, dtype=linear.dtype)).expand(count, 3, 3, 3)
     if dof == 9:
         sizes = linear.norm(dim=1)
         turn = turn * sizes[:, None, None, :] / sizes[:, None, :, None]
     parts = {6: [turn], 7: [turn, scales.sum(dim=1, keepdim=True)], 9: [turn, scales]}[dof]
     shapes = torch.cat(parts, dim=1)
     shapes = torch.nn.functional.pad(shapes, (0, 1))
-    shifts = torch.zeros(count, 3, 3, 4, dtype=linear.dtype, device=linear.device)
+    shifts = torch.zeros(count, 3, 3, 4, dtype=linear.dtype)
     shifts[:, range(3), range(3), 3] = 1.0
     return torch.cat((shapes, shifts), dim=1).flatten(2).mT
-
-
-# --------------------------------------------------------------------------------------------------- the verdict
 
 
 def overlap(affine: Tensor, fixed_mask: Tensor, moving_mask: Tensor) -> float:

@@ -195,14 +195,14 @@ def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     used = matrix.any(dim=0).nonzero()
     if len(used) == 0:
         return x.new_zeros([len(matrix) if a == axis else n for a, n in enumerate(x.shape)])
-    if bool(
-        ((matrix == 0) | (matrix == 1)).all()
-    ):  # re-ordering and cropping: exact, and quicker than a product
+    if bool(((matrix == 0) | (matrix == 1)).all()):
+        # re-ordering and cropping: exact, and quicker than a product
         picked = x.index_select(axis, matrix.argmax(dim=1))
         return picked.index_fill_(axis, (~matrix.any(dim=1)).nonzero()[:, 0], 0)
     low, high = int(used[0]), int(used[-1]) + 1
     part = x.narrow(axis, low, high - low)
-    return torch.tensordot(matrix[:, low:high].to(x.dtype), part, dims=([1], [axis])).movedim(0, axis)
+    out: Tensor = torch.tensordot(matrix[:, low:high].to(x.dtype), part, dims=([1], [axis]))
+    return out.movedim(0, axis)
 
 
 def _reader(n_in: int, n_out: int, offset: float, step: float) -> Tensor:
@@ -226,7 +226,7 @@ def _blur(count: int, spacing_mm: float, onto_mm: float) -> Tensor | None:
     sigma = 0.5 * (onto_mm**2 - spacing_mm**2) ** 0.5 / spacing_mm
     index = torch.arange(count, dtype=torch.float64)
     distance = (index[:, None] - index).abs()
-    weight = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance <= max(1.0, 3 * sigma))
+    weight: Tensor = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance <= max(1.0, 3 * sigma))
     return weight / weight.sum(dim=1, keepdim=True)
 
 
