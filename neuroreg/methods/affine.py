@@ -1,11 +1,9 @@
-"""Affine registration by Gauss-Newton on local correlation, from many starts (METHODS, part R, as an affine).
+"""Affine registration by Gauss-Newton on local correlation, from many starts.
 
 Centres of mass and a ball of start rotations are tried together on a coarse grid with global correlation; the best
-few are refined at half and at full resolution with local correlation in two box windows, whose maximum is also where
-tissue borders meet best. Each step solves 12 x 12 normal equations (Levenberg-Marquardt) that are sums over the image
-of gradient products times monomials of the position; steps that do not raise the metric are not taken.
-
-Everything is in network voxels: an affine (B, 3, 4) leads from the fixed to the moving grid.
+few are refined at half, the best at full resolution with local correlation. Each step solves 12 x 12 normal equations
+(Levenberg-Marquardt): sums over the image of gradient products times monomials of the position. Steps that do not
+raise the metric are not taken. Everything is in network voxels, from the fixed to the moving grid.
 """
 
 from dataclasses import dataclass, replace
