@@ -127,8 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.flush()
     except OSError:  # the reader went away: that is its business, not a failure of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if code in (130, 143):
-        os._exit(code)  # everything is put away by now; taking down torch and its threads would only keep the user
+    if code in (
+        130,
+        143,
+    ):  # all is put away by now; taking down torch and its threads would only keep the user
+        os._exit(code)
     sys.exit(code)
 
 
