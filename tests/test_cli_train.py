@@ -22,7 +22,6 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """neuroreg train: make a weight file from its recipe."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -44,15 +45,7 @@ def command(
         outcome = run.run(recipe, run.RunOptions(output, device, threads, restart, tensorboard), show.event)
     if not outcome.is_main:
         return
-    result = {
-        "weights": outcome.weights.name,
-        "best_dice": outcome.best_dice,
-        "best_step": outcome.best_step,
-        "steps": outcome.steps,
-        "seconds": round(outcome.seconds, 1),
-        "stopped_early": outcome.stopped_early,
-    }
     if json:
-        console.emit(result, command="train")
+        console.emit({**asdict(outcome), "weights": outcome.weights.name}, command="train")
     else:
         console.show(f"{outcome.weights}: validation Dice {outcome.best_dice:.4f} at step {outcome.best_step}")

@@ -1,6 +1,7 @@
 """The contract of every method. Network frame only: a method never sees a file, a spacing or a header."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -131,3 +132,13 @@ def fast_convolutions(device: torch.device) -> torch.autocast:
     """
     native = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native)
+
+
+@contextmanager
+def flush_denormal() -> Iterator[None]:
+    """Tiny numbers count as zero inside, and as themselves again after: their arithmetic is many times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

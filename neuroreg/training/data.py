@@ -62,7 +62,8 @@ def load_pack(path: Path) -> PackedSet:
     if not path.is_file():
         raise NoInputError("no packed data set", file=path, remedy="make it with neuroreg train RECIPE --prepare DATA")
     try:
-        with np.load(path, allow_pickle=False) as contents:
+        # opened here: numpy leaves a damaged archive open
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as contents:
             geometry = json.loads(str(contents["geometry"]))
             data = PackedSet(
                 images=torch.from_numpy(contents["images"]),

@@ -4,12 +4,13 @@ import csv
 import json
 import os
 import platform
-import shutil
 from pathlib import Path
+
+from safetensors.torch import load_file, save_file
 
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.io.files import atomic_write, sha256
-from neuroreg.training.recipe import Recipe, load_recipe
+from neuroreg.training.recipe import Recipe, load_recipe, weights_metadata
 
 LICENCE = "CC BY-SA 3.0"
 TRAINING_DATA = "IXI (brain-development.org), training split, 140 subjects; labels from the NiChart project"
@@ -28,7 +29,7 @@ def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, obje
     target = weights / f"{recipe.name}.safetensors"
 
     def copy(path: Path) -> None:
-        shutil.copyfile(best, path)
+        save_file(load_file(best), path, metadata=weights_metadata(recipe))
 
     atomic_write(target, copy, overwrite=True)
     manifest_path = weights / "manifest.json"
@@ -52,7 +53,6 @@ def _record(recipe: Recipe, target: Path, log: Path) -> dict[str, object]:
     if not rows:
         raise DataError("the log has no validation yet", file=log)
     best = max(rows, key=lambda row: float(row["dice"]))
-    config = {**recipe.config, **recipe.inference}
     return {
         "name": recipe.name,
         "kind": "network",
@@ -63,7 +63,7 @@ def _record(recipe: Recipe, target: Path, log: Path) -> dict[str, object]:
         "card": f"{recipe.name}.md",
         "licence": LICENCE,
         "training_data": TRAINING_DATA,
-        "config": config,
+        "config": {**recipe.config, **recipe.inference},
         "spacing_mm": 2.0,
         "steps": int(best["step"]),
         "seconds": float(best["seconds"]),

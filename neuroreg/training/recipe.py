@@ -1,5 +1,6 @@
 """A training recipe: everything that, with the data, decides a weight file."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -59,3 +60,9 @@ def load_recipe(path: Path) -> Recipe:
         option = ".".join(str(part) for part in first["loc"])
         what = f"option {option}: {first['msg']}" if option else "expected a table of options"
         raise DataError(what, file=path) from error
+
+
+def weights_metadata(recipe: Recipe) -> dict[str, str]:
+    """What a weight file says of itself, so that it can be used without its recipe beside it."""
+    config = {**recipe.config, **recipe.inference}
+    return {"name": recipe.name, "method": recipe.method, "config": json.dumps(config)}

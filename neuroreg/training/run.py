@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from neuroreg import checkpoints
 from neuroreg.errors import DataError, UnavailableError, UsageError
 from neuroreg.methods import METHODS
-from neuroreg.methods.base import TrainableMethod
+from neuroreg.methods.base import TrainableMethod, flush_denormal
 from neuroreg.registry import find
 from neuroreg.training.data import load_pack
 from neuroreg.training.distributed import find_workers
@@ -56,7 +56,6 @@ def run(recipe_path: Path, options: RunOptions, report: Callable[[Event], None])
     folder.mkdir(parents=True, exist_ok=True)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
     workers = find_workers(pick_device(options.device)).with_loss_scaling(recipe.precision)
     torch.manual_seed(recipe.seed)  # initial weights; the only use of the global generator
     method = build(recipe)
@@ -74,7 +73,8 @@ def run(recipe_path: Path, options: RunOptions, report: Callable[[Event], None])
 
     data = load_pack(recipe.data.train), load_pack(recipe.data.val)
     # told to train too: another process may look for the state before the first one has removed it
-    return train(Setup(recipe, method, *data, folder, workers, tell), restart=options.restart)
+    with flush_denormal():
+        return train(Setup(recipe, method, *data, folder, workers, tell), restart=options.restart)
 
 
 def build(recipe: Recipe) -> TrainableMethod:

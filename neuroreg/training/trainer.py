@@ -16,7 +16,7 @@ from neuroreg.training.checkpoint import Progress, load_state, save_state, save_
 from neuroreg.training.data import PackedSet, both_ways, draw_pair
 from neuroreg.training.distributed import Workers
 from neuroreg.training.log import Event
-from neuroreg.training.recipe import Recipe
+from neuroreg.training.recipe import Recipe, weights_metadata
 from neuroreg.training.validation import validate
 
 _SIMILARITY = ("lncc", "ncc", "mse")
@@ -174,8 +174,8 @@ def _validate(setup: Setup, progress: Progress, losses: Mapping[str, float], rat
     if dice <= progress.best_dice:
         return progress
     if setup.workers.is_main:
-        metadata = {"name": setup.recipe.name, "method": setup.recipe.method, "step": str(progress.step)}
-        save_weights(setup.folder / "best.safetensors", setup.method.network, metadata | {"val_dice": f"{dice:.6f}"})
+        metadata = {**weights_metadata(setup.recipe), "step": str(progress.step), "val_dice": f"{dice:.6f}"}
+        save_weights(setup.folder / "best.safetensors", setup.method.network, metadata)
     return replace(progress, best_dice=dice, best_step=progress.step)
 
 
