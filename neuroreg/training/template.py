@@ -231,7 +231,12 @@ def save(template: Template, path: Path, *, names: dict[int, str]) -> None:
         "labels": template.labels.contiguous(),
         "mask": template.mask.to(torch.uint8).contiguous(),
     }
-    atomic_write(path, lambda part: save_file(tensors, part, metadata), overwrite=True)
+
+    def write(part: Path) -> None:
+        save_file(tensors, part, metadata)
+        part.chmod(0o644)  # safetensors makes it readable by its owner alone
+
+    atomic_write(path, write, overwrite=True)
 
 
 def put_record(manifest: Path, record: dict[str, object]) -> None:
