@@ -61,8 +61,7 @@ def _linear(image: Tensor, index: Tensor) -> Tensor:
 def _nearest(image: Tensor, index: Tensor) -> Tensor:
     batch, channels, depth, height, width = image.shape
     d, h, w = (
-        torch.floor(index[:, a] + 0.5).long().clamp_(0, n - 1)
-        for a, n in enumerate((depth, height, width))
+        torch.floor(index[:, a] + 0.5).long().clamp_(0, n - 1) for a, n in enumerate((depth, height, width))
     )
     flat = ((d * height + h) * width + w).reshape(batch, 1, -1).expand(-1, channels, -1)
     return image.reshape(batch, channels, -1).gather(2, flat).reshape(batch, channels, *index.shape[2:])

@@ -75,7 +75,9 @@ class Geometry:
         """Whether both grids have the same size and all their voxels lie within ``tolerance_mm`` of each other."""
         if self.size != other.size:
             return False
-        corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in self.size))
+        corners = torch.cartesian_prod(
+            *(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in self.size)
+        )
         corners = torch.cat((corners, torch.ones(len(corners), 1, dtype=torch.float64)), dim=1)
         gap = (self.voxel_to_world - other.voxel_to_world) @ corners.T
         return bool(gap.norm(dim=0).max() <= tolerance_mm)
@@ -98,7 +100,9 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or tuple(self.data.shape[1:]) != self.geometry.shape:
-            raise DataError(f"expected data (C, Z, Y, X) on {self.geometry.shape}, got {tuple(self.data.shape)}")
+            raise DataError(
+                f"expected data (C, Z, Y, X) on {self.geometry.shape}, got {tuple(self.data.shape)}"
+            )
         if self.is_label and self.data.is_floating_point():
             raise DataError(f"a label map holds integers, got {self.data.dtype}")
 

@@ -65,7 +65,11 @@ def test_four_steps_end_to_end(recipe: Path, capsys: Capture) -> None:
     assert result["stopped_early"] is False
     assert "step 2: validation Dice" in out.err
     folder = recipe.parent / "runs" / "toy"
-    assert sorted(path.name for path in folder.iterdir()) == ["best.safetensors", "log.csv", "state.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best.safetensors",
+        "log.csv",
+        "state.safetensors",
+    ]
     assert {value.dtype for value in load_file(folder / "best.safetensors").values()} == {torch.float16}
     with (folder / "log.csv").open() as stream:
         rows = list(csv.DictReader(stream))

@@ -104,8 +104,12 @@ def test_a_prediction_moves_between_levels() -> None:
     prediction = Prediction(u, level=1)
     torch.testing.assert_close(prediction.at_level(1, COARSE), u)
     assert prediction.at_level(0, FINE).shape[2:] == FINE
-    torch.testing.assert_close(prediction.at_level(0, FINE).mean((0, 2, 3, 4)), torch.tensor([1.0, -2.0, 3.0]))
-    torch.testing.assert_close(prediction.at_level(2, (4, 3, 4)).mean((0, 2, 3, 4)), torch.tensor([0.25, -0.5, 0.75]))
+    torch.testing.assert_close(
+        prediction.at_level(0, FINE).mean((0, 2, 3, 4)), torch.tensor([1.0, -2.0, 3.0])
+    )
+    torch.testing.assert_close(
+        prediction.at_level(2, (4, 3, 4)).mean((0, 2, 3, 4)), torch.tensor([0.25, -0.5, 0.75])
+    )
     twice = Prediction(u, level=2).at_level(0, (26, 19, 31))
     assert twice.shape[2:] == (26, 19, 31)
     torch.testing.assert_close(twice.mean((0, 2, 3, 4)), torch.tensor([2.0, -4.0, 6.0]))
@@ -118,7 +122,9 @@ def test_smoothing_is_scipys(sigma: float) -> None:
         x.double().numpy(), (0, 0, *(sigma,) * 3), mode="nearest", radius=(0, 0, *(reach,) * 3)
     )
     np.testing.assert_allclose(field.smooth(x, sigma).numpy(), expected, atol=1e-6)
-    np.testing.assert_allclose(field.smooth(x, sigma, stride=2).numpy(), expected[:, :, ::2, ::2, ::2], atol=1e-6)
+    np.testing.assert_allclose(
+        field.smooth(x, sigma, stride=2).numpy(), expected[:, :, ::2, ::2, ::2], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("window", [1, 3, 7, 15])
@@ -126,7 +132,9 @@ def test_box_means_are_scipys(window: int) -> None:
     x = noise(1, 2, *FINE)
     expected = ndimage.uniform_filter(x.double().numpy(), (0, 0, *(window,) * 3), mode="constant", cval=0.0)
     np.testing.assert_allclose(field.box_mean(x, window).numpy(), expected, atol=1e-6)
-    np.testing.assert_allclose(field.box_mean(x, window, stride=2).numpy(), expected[:, :, ::2, ::2, ::2], atol=1e-6)
+    np.testing.assert_allclose(
+        field.box_mean(x, window, stride=2).numpy(), expected[:, :, ::2, ::2, ::2], atol=1e-6
+    )
 
 
 def test_separable_applies_each_matrix_along_its_own_axis() -> None:

@@ -83,8 +83,12 @@ def test_a_stride_scores_every_second_window() -> None:
 def test_lncc_is_monais() -> None:
     monai = pytest.importorskip("monai.losses")
     fixed, moved = images(2, batch=2)
-    theirs = monai.LocalNormalizedCrossCorrelationLoss(kernel_size=7, smooth_nr=0.0, smooth_dr=1e-7)(fixed, moved)
-    assert float(similarity.lncc(fixed, moved, window=7, eps=1e-9)) == pytest.approx(1 + float(theirs), abs=1e-4)
+    theirs = monai.LocalNormalizedCrossCorrelationLoss(kernel_size=7, smooth_nr=0.0, smooth_dr=1e-7)(
+        fixed, moved
+    )
+    assert float(similarity.lncc(fixed, moved, window=7, eps=1e-9)) == pytest.approx(
+        1 + float(theirs), abs=1e-4
+    )
 
 
 def test_ncc_is_one_minus_numpys_correlation_averaged_over_the_batch() -> None:

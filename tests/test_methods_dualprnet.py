@@ -52,9 +52,13 @@ def test_the_published_configuration_has_the_parameters_counted_by_hand() -> Non
 
     widths, pyramid = (8, 16, 32, 32), 32
     count = conv(1, 8) + 2 * 8 + conv(8, 8)
-    for a, b in pairwise(widths):  # norm, strided convolution, two residual units of norm and convolution twice
+    for a, b in pairwise(
+        widths
+    ):  # norm, strided convolution, two residual units of norm and convolution twice
         count += 2 * a + conv(a, b, bias=False) + 2 * 2 * (2 * b + conv(b, b, bias=False))
-    count += sum(w * pyramid + pyramid for w in widths) + 4 * conv(pyramid, pyramid) + 4 * conv(2 * pyramid, 3)
+    count += (
+        sum(w * pyramid + pyramid for w in widths) + 4 * conv(pyramid, pyramid) + 4 * conv(2 * pyramid, 3)
+    )
     network = DualPRNet(DualPRNet.Config()).network
     assert sum(p.numel() for p in network.parameters()) == count == 430_900
 
@@ -106,7 +110,9 @@ def test_the_moving_image_is_read_through_the_start_affine() -> None:
     made.network.eval()
     shift = torch.tensor([1.0, 2.0, 3.0])
     start = Prediction(torch.zeros(1, 3, *SHAPE), affine=torch.cat((torch.eye(3), shift[:, None]), 1)[None])
-    away = torch.nn.functional.pad(pair.moving, (3, 5, 2, 4, 1, 6))  # away(i + shift) = moving(i), on its own grid
+    away = torch.nn.functional.pad(
+        pair.moving, (3, 5, 2, 4, 1, 6)
+    )  # away(i + shift) = moving(i), on its own grid
     found = made.predict(pair.fixed, away, start)
     torch.testing.assert_close(
         found.displacement, made.predict(pair.fixed, pair.moving).displacement, atol=1e-4, rtol=0
@@ -137,7 +143,9 @@ def test_both_images_go_through_one_encoder() -> None:
 def test_gradients_reach_every_parameter(header: str) -> None:
     made = method(sd=0.05, header=header, dice=0.3)
     total(made, batch()).backward()
-    idle = [name for name, p in made.network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    idle = [
+        name for name, p in made.network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     # the single field reads the finest map, which holds what the coarser ones passed up
     assert idle == []
 
@@ -148,7 +156,9 @@ def test_the_loss_is_lncc_and_the_diffusion_of_each_update() -> None:
     terms = made.losses(prediction, pair)
     assert set(terms) == {"lncc", "smoothness"}
     moved = field.warp(pair.moving, field.upsample_field(prediction.displacement, SHAPE))
-    torch.testing.assert_close(terms["lncc"], similarity.lncc(pair.fixed, moved, window=9, mask=pair.fixed_mask))
+    torch.testing.assert_close(
+        terms["lncc"], similarity.lncc(pair.fixed, moved, window=9, mask=pair.fixed_mask)
+    )
     diffusions = [regularity.diffusion(update) for update in prediction.updates]
     torch.testing.assert_close(terms["smoothness"], 0.7 * sum(diffusions))
 

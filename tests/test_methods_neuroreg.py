@@ -95,7 +95,9 @@ def test_the_moving_image_is_read_through_the_start_affine() -> None:
     made, pair = method(), batch()
     shift = torch.tensor([1.0, 2.0, 3.0])
     start = Prediction(torch.zeros(1, 3, *SHAPE), affine=torch.cat((torch.eye(3), shift[:, None]), 1)[None])
-    away = torch.nn.functional.pad(pair.moving, (3, 5, 2, 4, 1, 6))  # away(i + shift) = moving(i), on its own grid
+    away = torch.nn.functional.pad(
+        pair.moving, (3, 5, 2, 4, 1, 6)
+    )  # away(i + shift) = moving(i), on its own grid
     found = made.predict(pair.fixed, away, start)
     torch.testing.assert_close(
         found.displacement, made.predict(pair.fixed, pair.moving).displacement, atol=1e-4, rtol=0
@@ -115,7 +117,9 @@ def test_a_pair_gives_the_same_field_alone_and_in_a_batch() -> None:
 def test_gradients_reach_every_parameter() -> None:
     made = method(folding=1.0)
     total(made, batch()).backward()
-    silent = [name for name, p in made.network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    silent = [
+        name for name, p in made.network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     assert silent == []
 
 
@@ -125,7 +129,9 @@ def test_losses_of_a_known_field_are_the_sum_over_levels() -> None:
     levels = (field.downsample(field.downsample(u)) / 4, field.downsample(u) / 2, u)
     terms = made.losses(Prediction(u, level=1, levels=levels), pair)
     assert set(terms) == {"lncc", "smoothness", "folding"}
-    smoothness = 0.25 * (regularity.diffusion(levels[0]) + regularity.diffusion(levels[1])) + regularity.diffusion(u)
+    smoothness = 0.25 * (
+        regularity.diffusion(levels[0]) + regularity.diffusion(levels[1])
+    ) + regularity.diffusion(u)
     torch.testing.assert_close(terms["smoothness"], 0.05 * smoothness)
     torch.testing.assert_close(terms["folding"], 0.5 * regularity.folding(u))
     lncc, fixed, moving = torch.zeros(()), pair.fixed, pair.moving
@@ -142,7 +148,9 @@ def test_the_right_field_has_a_lower_loss_than_none_or_its_opposite() -> None:
     made, data = method(dice_rois=5), toy_set()
     moving, labels = data.image(0), data.label(0)
     pair = Batch(moving.roll(2, 4), moving, labels.roll(2, 4), labels)
-    right = torch.tensor([0.0, 0.0, -1.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 8, 9, 10)  # two voxels at level 0
+    right = (
+        torch.tensor([0.0, 0.0, -1.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 8, 9, 10)
+    )  # two voxels at level 0
 
     def losses(u: Tensor) -> dict[str, float]:
         levels = (u[..., ::4, ::4, ::4] / 4, u[..., ::2, ::2, ::2] / 2, u)

@@ -56,7 +56,9 @@ def test_the_moving_features_are_warped_by_the_field_so_far() -> None:
     moving = features(1)
     register_pyramid(features(0), moving, heads)
     seen = heads[1].seen[0][1]
-    torch.testing.assert_close(seen[..., :-1, :, 2:], moving[1][..., 1:, :, :-2])  # moved(i) = moving(i + (1, 0, -2))
+    torch.testing.assert_close(
+        seen[..., :-1, :, 2:], moving[1][..., 1:, :, :-2]
+    )  # moved(i) = moving(i + (1, 0, -2))
 
 
 def test_an_update_is_composed_before_the_earlier_field() -> None:
@@ -98,4 +100,6 @@ def test_half_precision_heads_leave_float32_fields() -> None:
 
 def test_as_many_heads_as_levels() -> None:
     with pytest.raises(ValueError, match="longer"):
-        register_pyramid(features(0), features(1), [Head(torch.zeros(1, 3, *shape)) for shape in (*SHAPES, (1, 1, 1))])
+        register_pyramid(
+            features(0), features(1), [Head(torch.zeros(1, 3, *shape)) for shape in (*SHAPES, (1, 1, 1))]
+        )

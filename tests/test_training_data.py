@@ -14,7 +14,9 @@ from neuroreg.training.data import Augmentation, both_ways, draw_pair, load_pack
 
 
 def draw(seed: int, **changes: float) -> Batch:
-    return draw_pair(toy_set(), NO_AUGMENTATION.model_copy(update=changes), torch.Generator().manual_seed(seed))
+    return draw_pair(
+        toy_set(), NO_AUGMENTATION.model_copy(update=changes), torch.Generator().manual_seed(seed)
+    )
 
 
 def same(one: Tensor, two: Tensor) -> bool:

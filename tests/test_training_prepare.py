@@ -155,7 +155,9 @@ def test_the_skull_is_gone_and_intensities_are_scaled_to_the_brain(packed: Pack)
         assert int(image[near > 0].max()) > 0
         assert 190 <= float(image.float().quantile(0.995)) <= 215  # 200 is the 99th percentile of the brain
     middles = [centroid(labels > 0) for labels in data.labels]
-    np.testing.assert_allclose(middles, [[9.5, 11.5, 10.5]] * 3, atol=1.0)  # the brain is in the middle of the grid
+    np.testing.assert_allclose(
+        middles, [[9.5, 11.5, 10.5]] * 3, atol=1.0
+    )  # the brain is in the middle of the grid
 
 
 def test_the_validation_split_is_aligned_to_the_training_split(packed: Pack) -> None:
@@ -183,9 +185,13 @@ def test_the_file_appears_whole_or_not_at_all(folder: Path, packed: Pack) -> Non
 
 def test_an_unknown_split_and_a_missing_folder_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'test'"):
-        prepare.pack(folder, "test", tmp_path / "x.npz", names=folder / "names.csv", progress=lambda a, b: None)
+        prepare.pack(
+            folder, "test", tmp_path / "x.npz", names=folder / "names.csv", progress=lambda a, b: None
+        )
     with pytest.raises(NoInputError, match=r"splits\.csv"):
-        prepare.pack(tmp_path / "none", "val", tmp_path / "x", names=folder / "names.csv", progress=lambda a, b: None)
+        prepare.pack(
+            tmp_path / "none", "val", tmp_path / "x", names=folder / "names.csv", progress=lambda a, b: None
+        )
 
 
 def relabel(path: Path, change: Callable[[NDArray[np.int16]], NDArray[np.int16]]) -> None:

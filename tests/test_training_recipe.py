@@ -45,7 +45,9 @@ def test_a_good_recipe_gets_the_defaults(tmp_path: Path) -> None:
         ({"augmentation": {"mirror": 1.5}}, r"option augmentation\.mirror"),
     ],
 )
-def test_a_wrong_option_is_named_with_its_file(tmp_path: Path, changes: dict[str, object], named: str) -> None:
+def test_a_wrong_option_is_named_with_its_file(
+    tmp_path: Path, changes: dict[str, object], named: str
+) -> None:
     with pytest.raises(DataError, match=f"{named}.*r\\.yaml"):
         load_recipe(write(tmp_path / "r.yaml", GOOD | changes))
 

@@ -45,11 +45,17 @@ class Run:
     events: list[Event] = field(default_factory=list)
 
     def train(
-        self, made: Recipe, method: TrainableMethod, report: Callable[[Event], None] | None = None, **options: bool
+        self,
+        made: Recipe,
+        method: TrainableMethod,
+        report: Callable[[Event], None] | None = None,
+        **options: bool,
     ) -> Outcome:
         workers = Workers(CPU).with_loss_scaling(made.precision)
         data = toy_set()
-        return train(Setup(made, method, data, data, self.folder, workers, report or self.events.append), **options)
+        return train(
+            Setup(made, method, data, data, self.folder, workers, report or self.events.append), **options
+        )
 
 
 def fresh(made: Recipe) -> TrainableMethod:
@@ -115,7 +121,9 @@ Run(Path(sys.argv[1])).train(made, fresh(made), report)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], env=environment, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")], env=environment, check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     made = recipe(checkpoint_minutes=1e-9)
     straight, resumed = Run(tmp_path / "straight"), Run(tmp_path / "killed")
@@ -168,7 +176,9 @@ def test_one_step_lowers_the_loss(tmp_path: Path) -> None:
 
     def loss() -> float:
         method.network.train()
-        return sum(float(v.detach()) for v in method.losses(method.predict(pair.fixed, pair.moving), pair).values())
+        return sum(
+            float(v.detach()) for v in method.losses(method.predict(pair.fixed, pair.moving), pair).values()
+        )
 
     before = loss()
     Run(tmp_path).train(made, method)
@@ -178,14 +188,21 @@ def test_one_step_lowers_the_loss(tmp_path: Path) -> None:
 def test_events_come_every_twenty_steps_and_at_validations(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.train(recipe(steps=45, validate_every=30, learning_rate=1e-4), ToyMethod())
-    assert [(e.step, e.dice is not None) for e in run.events] == [(20, False), (30, True), (40, False), (45, True)]
+    assert [(e.step, e.dice is not None) for e in run.events] == [
+        (20, False),
+        (30, True),
+        (40, False),
+        (45, True),
+    ]
     assert {e.steps for e in run.events} == {45}
     assert set(run.events[0].losses) == {"mse", "smoothness", "total"}
     assert run.events[0].losses["total"] == pytest.approx(run.events[0].losses["mse"])
 
 
 def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
-    made = recipe(steps=50, validate_every=2, patience=3, learning_rate=1e-12)  # nothing moves: the first is the best
+    made = recipe(
+        steps=50, validate_every=2, patience=3, learning_rate=1e-12
+    )  # nothing moves: the first is the best
     run = Run(tmp_path)
     outcome = run.train(made, ToyMethod())
     assert (outcome.best_step, outcome.steps, outcome.stopped_early) == (2, 8, True)
@@ -210,7 +227,9 @@ class Runaway(ToyMethod):
 
 def test_divergence_is_noticed_and_says_what_to_do(tmp_path: Path) -> None:
     made = recipe(steps=300, validate_every=300)
-    with pytest.raises(TrainingDiverged, match=r"similarity loss 0\.\d+ at step 101 .*0\.500.*lower learning_rate"):
+    with pytest.raises(
+        TrainingDiverged, match=r"similarity loss 0\.\d+ at step 101 .*0\.500.*lower learning_rate"
+    ):
         Run(tmp_path).train(made, Runaway())
     assert issubclass(TrainingDiverged, QualityError)
 
@@ -253,7 +272,9 @@ def test_validation_pairs_use_every_subject_alike() -> None:
     pairs = validation_pairs(5, 10)
     assert len(set(pairs)) == 10
     assert all(i != j for i, j in pairs)
-    assert np.bincount([i for i, _ in pairs]).tolist() == np.bincount([j for _, j in pairs]).tolist() == [2] * 5
+    assert (
+        np.bincount([i for i, _ in pairs]).tolist() == np.bincount([j for _, j in pairs]).tolist() == [2] * 5
+    )
     assert len(validation_pairs(3, 100)) == 6  # there are no more
 
 
@@ -272,7 +293,12 @@ def test_validation_of_the_identity_is_the_overlap_of_the_maps() -> None:
     for i, j in validation_pairs(3, 6):
         one, two = data.labels[i].numpy(), data.labels[j].numpy()
         expected.append(
-            np.mean([2 * ((one == k) & (two == k)).sum() / ((one == k).sum() + (two == k).sum()) for k in (3, 4, 5)])
+            np.mean(
+                [
+                    2 * ((one == k) & (two == k)).sum() / ((one == k).sum() + (two == k).sum())
+                    for k in (3, 4, 5)
+                ]
+            )
         )
     assert dice == pytest.approx(float(np.mean(expected)))
     assert folded == 0.0

@@ -136,7 +136,9 @@ class TrainingView:
         self._advance(f"training, loss {event.losses['total']:.3f}", event.step, event.steps, key="training")
         if event.dice is not None:
             folds = event.folded_percent or 0.0
-            note(f"step {event.step}: validation Dice {event.dice:.4f}, folds {folds:.4f} %", quiet=self._quiet)
+            note(
+                f"step {event.step}: validation Dice {event.dice:.4f}, folds {folds:.4f} %", quiet=self._quiet
+            )
 
     def _advance(self, text: str, done: int, total: int, *, key: str | None = None) -> None:
         if self._progress is None:

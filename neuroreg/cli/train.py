@@ -14,10 +14,12 @@ def command(
     recipe: Annotated[Path, typer.Argument(help="The recipe (.yaml).")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/<name>.")] = None,
     prepare: Annotated[
-        Path | None, typer.Option(help="Folder with t1/, seg/, splits.csv: packs its splits first if missing.")
+        Path | None,
+        typer.Option(help="Folder with t1/, seg/, splits.csv: packs its splits first if missing."),
     ] = None,
     label_names: Annotated[
-        Path | None, typer.Option(help="CSV of label numbers and names (default: labels/dlmuse.csv beside it).")
+        Path | None,
+        typer.Option(help="CSV of label numbers and names (default: labels/dlmuse.csv beside it)."),
     ] = None,
     prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Stop after packing.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget the checkpoint in the folder.")] = False,
@@ -48,4 +50,6 @@ def command(
     if json:
         console.emit({**asdict(outcome), "weights": outcome.weights.name}, command="train")
     else:
-        console.show(f"{outcome.weights}: validation Dice {outcome.best_dice:.4f} at step {outcome.best_step}")
+        console.show(
+            f"{outcome.weights}: validation Dice {outcome.best_dice:.4f} at step {outcome.best_step}"
+        )

@@ -25,7 +25,13 @@ def lncc_map(fixed: Tensor, moved: Tensor, *, window: int = 9, stride: int = 1, 
 
 
 def lncc(
-    fixed: Tensor, moved: Tensor, *, window: int = 9, mask: Tensor | None = None, stride: int = 1, eps: float = 1e-4
+    fixed: Tensor,
+    moved: Tensor,
+    *,
+    window: int = 9,
+    mask: Tensor | None = None,
+    stride: int = 1,
+    eps: float = 1e-4,
 ) -> Tensor:
     """1 - mean squared LNCC (VoxelMorph's squared form), over ``mask`` (B, 1, D, H, W) if given.
 

@@ -29,12 +29,16 @@ class DualPRConfig(MethodConfig):
     """Options of ``dualprnet``."""
 
     spacing_mm: float = Field(2.0, gt=0, description="Spacing of the network grid, mm")
-    header: Literal["pyramid", "single"] = Field("pyramid", description="single: one field at half size (ablation)")
+    header: Literal["pyramid", "single"] = Field(
+        "pyramid", description="single: one field at half size (ablation)"
+    )
     widths: tuple[int, int, int, int] = Field((8, 16, 32, 32), description="Encoder channels, fine to coarse")
     pyramid_width: int = Field(32, ge=4, description="Channels of the refined feature maps")
     window: int = Field(9, ge=3, le=15, description="Side of the LNCC window, voxels")
     smoothness: float = Field(1.0, ge=0, description="Weight of the diffusion of each level's update")
-    dice: float = Field(0.0, ge=0, description="Weight of 1 - soft Dice over random regions (not in the paper)")
+    dice: float = Field(
+        0.0, ge=0, description="Weight of 1 - soft Dice over random regions (not in the paper)"
+    )
     dice_rois: int = Field(8, ge=1, description="Regions drawn at each training step")
 
 
@@ -142,7 +146,9 @@ class DualPRNet:
         }
         if config.dice and batch.fixed_labels is not None and batch.moving_labels is not None:
             ids = labels.draw_ids(batch.fixed_labels, config.dice_rois, batch.generator)
-            terms["dice"] = config.dice * labels.dice_of_rois(batch.fixed_labels, batch.moving_labels, full, ids)
+            terms["dice"] = config.dice * labels.dice_of_rois(
+                batch.fixed_labels, batch.moving_labels, full, ids
+            )
         return terms
 
     def stages(self, steps: int, learning_rate: float) -> tuple[Stage, ...]:

@@ -31,7 +31,9 @@ class NeuroregConfig(MethodConfig):
     features: int = Field(16, ge=4, description="Channels of the encoder")
     width: int = Field(32, ge=8, multiple_of=8, description="Channels of the head")
     coarse_weight: float = Field(0.25, ge=0, description="Weight of each level's loss above the finest")
-    smoothness: float = Field(0.05, ge=0, description="Weight of the diffusion of the field, voxels per voxel")
+    smoothness: float = Field(
+        0.05, ge=0, description="Weight of the diffusion of the field, voxels per voxel"
+    )
     folding: float = Field(0.0, ge=0, description="Weight of relu(0.1 - det J) at the finest level")
     dice: float = Field(0.3, ge=0, description="Weight of 1 - soft Dice over randomly chosen regions")
     dice_rois: int = Field(8, ge=1, description="Regions drawn at each training step")
@@ -141,14 +143,18 @@ class NeuroregMethod:
             weight = 1.0 if level == levels[-1] else config.coarse_weight
             full = field.upsample_field(u, tuple(fixed[level].shape[2:]))
             moved, mask, stride = field.warp(moving[level], full), fixed[level] > 0.02, 2 if level == 0 else 1
-            windows = [similarity.lncc(fixed[level], moved, window=w, mask=mask, stride=stride) for w in (5, 9)]
+            windows = [
+                similarity.lncc(fixed[level], moved, window=w, mask=mask, stride=stride) for w in (5, 9)
+            ]
             _add(terms, "lncc", weight * 0.5 * (windows[0] + windows[1]))
             _add(terms, "smoothness", weight * config.smoothness * regularity.diffusion(u))
         if config.folding:
             terms["folding"] = config.folding * regularity.folding(prediction.levels[-1])
         if config.dice and batch.fixed_labels is not None and batch.moving_labels is not None:
             ids = labels.draw_ids(batch.fixed_labels, config.dice_rois, batch.generator)
-            terms["dice"] = config.dice * labels.dice_of_rois(batch.fixed_labels, batch.moving_labels, full, ids)
+            terms["dice"] = config.dice * labels.dice_of_rois(
+                batch.fixed_labels, batch.moving_labels, full, ids
+            )
         return terms
 
     def stages(self, steps: int, learning_rate: float) -> tuple[Stage, ...]:

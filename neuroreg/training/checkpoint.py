@@ -40,14 +40,18 @@ def save_state(
     _replace(path, tensors, {"progress": json.dumps(asdict(progress)), "recipe": recipe_hash})
 
 
-def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, recipe_hash: str) -> Progress:
+def load_state(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, recipe_hash: str
+) -> Progress:
     """Put a saved state back. Raises DataError when it belongs to another recipe or is damaged."""
     try:
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise DataError("the checkpoint is damaged", file=path, remedy="start again with --restart") from error
+        raise DataError(
+            "the checkpoint is damaged", file=path, remedy="start again with --restart"
+        ) from error
     if metadata.get("recipe") != recipe_hash:
         raise DataError(
             "the checkpoint belongs to another recipe", file=path, remedy="use another -o folder or --restart"

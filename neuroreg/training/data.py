@@ -24,9 +24,13 @@ class Augmentation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shared_affine: float = Field(0.06, ge=0, description="Entries of a random matrix applied to both images")
-    moving_affine: float = Field(0.03, ge=0, description="Entries of a second one applied to the moving image")
+    moving_affine: float = Field(
+        0.03, ge=0, description="Entries of a second one applied to the moving image"
+    )
     moving_shift: float = Field(0.02, ge=0, description="Shift of the moving image, in sides of the grid")
-    mirror: float = Field(0.5, ge=0, le=1, description="Probability of a left-right mirror of both, labels swapped")
+    mirror: float = Field(
+        0.5, ge=0, le=1, description="Probability of a left-right mirror of both, labels swapped"
+    )
     gamma: float = Field(0.2, ge=0, description="Log of the intensity exponent, each image its own")
     bias: float = Field(0.1, ge=0, description="Log of a smooth multiplicative field, each image its own")
     noise: float = Field(0.01, ge=0, description="Additive noise inside the brain, each image its own")
@@ -60,7 +64,9 @@ class PackedSet:
 def load_pack(path: Path) -> PackedSet:
     """Read a file written by ``prepare.pack``. Raises NoInputError, DataError."""
     if not path.is_file():
-        raise NoInputError("no packed data set", file=path, remedy="make it with neuroreg train RECIPE --prepare DATA")
+        raise NoInputError(
+            "no packed data set", file=path, remedy="make it with neuroreg train RECIPE --prepare DATA"
+        )
     try:
         # opened here: numpy leaves a damaged archive open
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as contents:
@@ -75,7 +81,9 @@ def load_pack(path: Path) -> PackedSet:
     except (KeyError, ValueError, TypeError, OSError, EOFError, BadZipFile) as error:
         raise DataError("not a packed data set", file=path, remedy="make it again") from error
     if len(data) < 2:
-        raise DataError(f"pairs need two subjects, got {len(data)}", file=path, remedy="put more into the split")
+        raise DataError(
+            f"pairs need two subjects, got {len(data)}", file=path, remedy="put more into the split"
+        )
     return data
 
 
@@ -93,7 +101,10 @@ def draw_pair(data: PackedSet, augmentation: Augmentation, generator: torch.Gene
     shift = torch.randn(3, generator=generator) * augmentation.moving_shift * torch.tensor(shape)
     indices = [_about_centre(shared, torch.zeros(3), shape), _about_centre(own, shift, shape)]
     images = [field.sample(image, index, fill=0.0) for image, index in zip(images, indices, strict=True)]
-    labels = [field.sample(label, index, mode="nearest", fill=0) for label, index in zip(labels, indices, strict=True)]
+    labels = [
+        field.sample(label, index, mode="nearest", fill=0)
+        for label, index in zip(labels, indices, strict=True)
+    ]
     images = [_vary(image, augmentation, generator) for image in images]
     return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0, generator)
 

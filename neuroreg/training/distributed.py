@@ -59,7 +59,11 @@ class Workers:
         return [float(value) for value in shared.tolist()]
 
     def update(
-        self, loss: Tensor, optimizer: torch.optim.Optimizer, parameters: tuple[nn.Parameter, ...], clip: float
+        self,
+        loss: Tensor,
+        optimizer: torch.optim.Optimizer,
+        parameters: tuple[nn.Parameter, ...],
+        clip: float,
     ) -> None:
         """Backward pass, average of the gradients over all processes, clipping, one optimiser step."""
         optimizer.zero_grad(set_to_none=True)

@@ -48,7 +48,9 @@ def tensorboard_writer(folder: Path) -> Callable[[Event], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
-        raise UnavailableError("tensorboard is not installed", remedy="pip install 'neuroreg[train]'") from error
+        raise UnavailableError(
+            "tensorboard is not installed", remedy="pip install 'neuroreg[train]'"
+        ) from error
     writer = SummaryWriter(str(folder))
 
     def write(event: Event) -> None:

@@ -82,7 +82,9 @@ def _save(path: Path, contents: dict[str, NDArray[np.generic]]) -> None:
 
 def _subjects(folder: Path) -> dict[str, str]:
     if not (folder / "splits.csv").is_file():
-        raise NoInputError("no splits.csv in the data folder", file=folder, remedy="expected t1/, seg/, splits.csv")
+        raise NoInputError(
+            "no splits.csv in the data folder", file=folder, remedy="expected t1/, seg/, splits.csv"
+        )
     return {row["id"]: row["split"] for row in read_csv(folder / "splits.csv")}
 
 

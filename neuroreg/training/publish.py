@@ -36,7 +36,9 @@ def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, obje
     manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     models = {record["name"]: record for record in manifest["models"]}
     old_numbers = models.get(recipe.name, {}).get("numbers", {})
-    models[recipe.name] = _record(recipe, target, log) | {"numbers": old_numbers if numbers is None else numbers}
+    models[recipe.name] = _record(recipe, target, log) | {
+        "numbers": old_numbers if numbers is None else numbers
+    }
     manifest["models"] = [models[name] for name in sorted(models)]
     manifest["defaults"].setdefault(recipe.method, recipe.name)
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"

@@ -28,7 +28,9 @@ class Recipe(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the weights")
     method: str = Field(description="Name of a trainable method")
     config: dict[str, object] = Field(default_factory=dict, description="Options of the method in training")
-    inference: dict[str, object] = Field(default_factory=dict, description="Options with which the weights are used")
+    inference: dict[str, object] = Field(
+        default_factory=dict, description="Options with which the weights are used"
+    )
     data: Data
     initial: str | None = Field(None, description="Weights to start from (name or file); none: from random")
     seed: int = 0
@@ -38,7 +40,9 @@ class Recipe(BaseModel):
     weight_decay: float = Field(1e-5, ge=0)
     clip: float = Field(1.0, gt=0, description="Largest gradient norm")
     symmetric: bool = Field(False, description="Learn from both directions of each pair in every step")
-    precision: Literal["bf16", "fp16", "float32"] = Field("bf16", description="Of the convolutions; losses are float32")
+    precision: Literal["bf16", "fp16", "float32"] = Field(
+        "bf16", description="Of the convolutions; losses are float32"
+    )
     augmentation: Augmentation = Augmentation()
     validate_every: int = Field(200, gt=0, description="Steps between validations")
     val_pairs: int = Field(15, gt=0, description="Fixed validation pairs")

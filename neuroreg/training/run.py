@@ -32,7 +32,9 @@ class RunOptions:
     tensorboard: bool = False
 
 
-def prepare(recipe_path: Path, source: Path, names: Path, progress: Callable[[str, int, int], None]) -> list[Path]:
+def prepare(
+    recipe_path: Path, source: Path, names: Path, progress: Callable[[str, int, int], None]
+) -> list[Path]:
     """Pack the training and validation splits that the recipe names out of the folder ``source``.
 
     Files that exist are kept. ``names`` is the CSV of label numbers and names. Raises NoInputError, DataError.
@@ -93,7 +95,7 @@ def build(recipe: Recipe) -> TrainableMethod:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" is the graphics card where there is one, else the processor. Raises UsageError, UnavailableError."""
+    """The device called ``name``; auto: the graphics card if there is one, else the processor. Raises UsageError, UnavailableError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

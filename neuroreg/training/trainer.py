@@ -116,7 +116,9 @@ def _stage(setup: Setup) -> Stage:
     return stages[0]
 
 
-def _step(setup: Setup, optimizer: torch.optim.Optimizer, stage: Stage, step: int) -> tuple[dict[str, float], float]:
+def _step(
+    setup: Setup, optimizer: torch.optim.Optimizer, stage: Stage, step: int
+) -> tuple[dict[str, float], float]:
     recipe, workers = setup.recipe, setup.workers
     rate = learning_rate_at(step, stage.steps, peak=stage.learning_rate, warmup=recipe.warmup)
     for group in optimizer.param_groups:
@@ -128,9 +130,13 @@ def _step(setup: Setup, optimizer: torch.optim.Optimizer, stage: Stage, step: in
     losses = setup.method.losses(prediction, batch)
     total = torch.stack(list(losses.values())).sum()
     if not torch.isfinite(total):
-        raise TrainingDiverged(f"the loss is not finite at step {step}", remedy="lower learning_rate and restart")
+        raise TrainingDiverged(
+            f"the loss is not finite at step {step}", remedy="lower learning_rate and restart"
+        )
     workers.update(total, optimizer, stage.parameters, recipe.clip)
-    return {name: float(value.detach()) for name, value in losses.items()} | {"total": float(total.detach())}, rate
+    return {name: float(value.detach()) for name, value in losses.items()} | {
+        "total": float(total.detach())
+    }, rate
 
 
 def _draw(setup: Setup, step: int) -> Batch:

@@ -17,7 +17,9 @@ def validation_pairs(subjects: int, pairs: int) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def validate(method: TrainableMethod, data: PackedSet, pairs: int, device: torch.device) -> tuple[float, float]:
+def validate(
+    method: TrainableMethod, data: PackedSet, pairs: int, device: torch.device
+) -> tuple[float, float]:
     """Mean Dice (mean over ROIs, then pairs; nearest-neighbour labels) and percent of det J <= 0 in the brain."""
     method.network.eval()
     scores, folds = [], []
