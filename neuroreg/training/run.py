@@ -95,7 +95,10 @@ def build(recipe: Recipe) -> TrainableMethod:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called ``name``; auto: the graphics card if there is one, else the processor. Raises UsageError, UnavailableError."""
+    """The device called ``name``; auto: the graphics card if there is one, else the processor.
+
+    Raises UsageError, UnavailableError.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
