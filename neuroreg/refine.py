@@ -4,11 +4,17 @@ from torch import Tensor
 
 from neuroreg.errors import UsageError
 from neuroreg.methods.base import Prediction
-from neuroreg.methods.gaussnewton import GaussNewton, Weights, optimise
+from neuroreg.methods.gaussnewton import GaussNewton, Iterations, Weights, optimise
 from neuroreg.registry import unknown_name
 
-ITERATIONS: dict[str, tuple[int, int]] = {"fast": (2, 3), "mid": (5, 5), "std": (8, 8), "best": (15, 15)}
-"""iterations at 2 and at 1 mm of every preset; 4 mm is skipped: the start has found the large deformations"""
+ITERATIONS: dict[str, Iterations] = {
+    "fast": (4, 4, 0, 3),
+    "mid": (8, 8, 2, 5),
+    "std": (12, 12, 8, 8),
+    "best": (30, 20, 20, 15),
+}
+"""of every preset. Not even a good start makes the cheap 4 mm iterations useless: mean Dice over three `retest`
+pairs .637 without and .640 with four of them in (4, 6, 2, 5), the network's field being the start."""
 
 
 def refine(
@@ -29,9 +35,9 @@ def refine(
     if iterations is None:
         if preset not in ITERATIONS:
             raise UsageError(unknown_name("refinement", preset, ITERATIONS))
-        medium, fine = ITERATIONS[preset]
+        plan = ITERATIONS[preset]
     elif iterations < 0:
         raise UsageError(f"the number of refinement iterations cannot be negative, got {iterations}")
     else:
-        medium = fine = iterations
-    return optimise(GaussNewton.Config(), (0, 0, medium, fine), fixed, moving, prediction, weights=weights)
+        plan = (0, 0, iterations, iterations)
+    return optimise(GaussNewton.Config(), plan, fixed, moving, prediction, weights=weights)

@@ -1,0 +1,50 @@
+"""The short scripts of examples/: each runs on a toy (the benchmark and the template have their own tests)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from training_phantoms import recipe as toy_recipe
+from training_phantoms import save_pack, toy_set
+
+from neuroreg.cli import run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with weights/toy.yaml, runs/toy from six steps, and the packs."""
+    monkeypatch.chdir(tmp_path)
+    save_pack(toy_set(), tmp_path / "train.npz")
+    save_pack(toy_set(2), tmp_path / "val.npz")
+    (tmp_path / "weights").mkdir()
+    contents = json.loads(toy_recipe().model_dump_json())
+    (tmp_path / "weights" / "toy.yaml").write_text(yaml.safe_dump(contents), encoding="utf-8")
+    (tmp_path / "weights" / "manifest.json").write_text('{"schema": 1, "defaults": {}, "models": []}')
+    assert run(["train", "weights/toy.yaml", "--quiet", "--device", "cpu", "--threads", "1"]) == 0
+    return tmp_path
+
+
+def example(name: str, folder: Path, *arguments: str) -> str:
+    """What ``examples/<name>`` prints, run in ``folder``."""
+    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_published_weights_are_found_by_name_and_measured(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example("publish_weights.py", trained, "weights/toy.yaml", "runs/toy")
+    manifest = json.loads((trained / "weights" / "manifest.json").read_text())
+    (record,) = manifest["models"]
+    assert manifest["defaults"] == {"neuroreg": "toy"}
+    assert record["method"] == "neuroreg" and record["steps"] in (3, 6)
+    monkeypatch.setenv("NEUROREG_HOME", str(trained / "weights"))
+    assert run(["models", "verify"]) == 0
+    out = json.loads(example("measure_weights.py", trained, "weights/toy.safetensors", "val.npz", "2"))
+    assert 0 < out["dice_affine"] < 1 and 0 < out["dice"] < 1
+    assert out["pairs"] == 2 and out["folded_percent"] == 0
