@@ -37,14 +37,19 @@ def example(name: str, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_published_weights_are_found_by_name_and_measured(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_found_by_name_and_measured(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     example("publish_weights.py", trained, "weights/toy.yaml", "runs/toy")
     manifest = json.loads((trained / "weights" / "manifest.json").read_text())
     (record,) = manifest["models"]
     assert manifest["defaults"] == {"neuroreg": "toy"}
-    assert record["method"] == "neuroreg" and record["steps"] in (3, 6)
+    assert record["method"] == "neuroreg"
+    assert record["steps"] in (3, 6)
     monkeypatch.setenv("NEUROREG_HOME", str(trained / "weights"))
     assert run(["models", "verify"]) == 0
     out = json.loads(example("measure_weights.py", trained, "weights/toy.safetensors", "val.npz", "2"))
-    assert 0 < out["dice_affine"] < 1 and 0 < out["dice"] < 1
-    assert out["pairs"] == 2 and out["folded_percent"] == 0
+    assert 0 < out["dice_affine"] < 1
+    assert 0 < out["dice"] < 1
+    assert out["pairs"] == 2
+    assert out["folded_percent"] == 0
