@@ -6,7 +6,7 @@ from torch import Tensor
 
 from neuroreg import field
 from neuroreg.errors import DataError
-from neuroreg.methods.affine import AffineMethod, overlap
+from neuroreg.methods.affine import AffineMethod
 from neuroreg.methods.base import Prediction
 
 SHAPE = (44, 52, 40)
@@ -162,18 +162,3 @@ def test_swapping_the_pair_inverts_the_affine() -> None:
 def test_no_contrast_is_refused() -> None:
     with pytest.raises(DataError, match="moving image has no contrast"):
         AffineMethod().predict(head(), torch.zeros(1, 1, *SHAPE))
-
-
-def test_overlap_by_hand() -> None:
-    fixed, moving = (
-        torch.zeros(1, 1, 10, 12, 14, dtype=torch.bool),
-        torch.zeros(1, 1, 16, 12, 14, dtype=torch.bool),
-    )
-    fixed[..., 2:6, 2:10, 2:12] = True
-    moving[..., 5:9, 2:10, 2:12] = True
-    affine = torch.eye(3, 4)[None].clone()
-    assert overlap(affine, fixed, moving) == pytest.approx(0.25)  # planes 2..5 against 5..8
-    affine[0, 0, 3] = 3.0
-    assert overlap(affine, fixed, moving) == pytest.approx(1.0)
-    affine[0, 0, 3] = 100.0
-    assert overlap(affine, fixed, moving) == 0.0

@@ -33,9 +33,10 @@ class AffineConfig(MethodConfig):
     )
     windows: tuple[int, ...] = Field((5,), description="sides of the LNCC windows, voxels, odd")
     search_iterations: int = Field(8, ge=0, description="Gauss-Newton steps for every start, coarsest grid")
-    half_iterations: int = Field(10, ge=0, description="steps at half resolution")
+    survivor_iterations: int = Field(8, ge=0, description="steps with at most 7 parameters, half resolution")
+    half_iterations: int = Field(15, ge=0, description="steps at half resolution for the best of them")
     full_iterations: int = Field(5, ge=0, description="steps at full resolution")
-    survivors: int = Field(3, ge=1, description="starts refined at half resolution")
+    survivors: int = Field(3, ge=1, description="starts taken to half resolution")
     spacing_mm: float = Field(2.0, gt=0, description="spacing of the network grid, mm")
 
 
@@ -123,21 +124,25 @@ class AffineMethod:
                 raise DataError(f"the {name} image has no contrast", remedy="check that it is not empty")
         levels = _pyramid(fixed, moving, mask, moving_mask)
         low_dof: Dof = 6 if c.dof == 6 else 7
-        affine = first
-        if affine is None:
+        if (affine := first) is None:
             starts = _starts(
                 fixed if mask is None else fixed * mask,
                 moving if moving_mask is None else moving * moving_mask,
                 levels[0].frame,
             )
-            everywhere = torch.ones_like(levels[-1].weight) if mask is None else levels[-1].weight
-            coarse = replace(levels[-1], weight=everywhere)
+            coarse = (
+                levels[-1]
+                if mask is not None
+                else replace(levels[-1], weight=torch.ones_like(levels[-1].weight))
+            )
             search = mutual_information if c.metric == "mi" else global_correlation
             affine, value = _optimise(coarse, starts, search, low_dof, c.search_iterations)
             affine = affine[_distinct(affine, value, c.survivors)]
-        half = levels[min(1, len(levels) - 1)]
-        affine, value = _optimise(half, affine, _similarity(c, power=2), c.dof, c.half_iterations)
+        half, similarity = levels[min(1, len(levels) - 1)], _similarity(c, power=2)
+        # Similarity transforms first: twelve parameters at once wander on whole heads whose necks differ.
+        affine, value = _optimise(half, affine, similarity, low_dof, c.survivor_iterations)
         affine = affine[value.argmax()][None]
+        affine = _optimise(half, affine, similarity, c.dof, c.half_iterations)[0]
         return _optimise(levels[0], affine, _similarity(c, power=4), c.dof, c.full_iterations)[0]
 
 
@@ -335,15 +340,3 @@ def _basis(linear: Tensor, dof: Dof) -> Tensor:
     shifts = torch.zeros(count, 3, 3, 4, dtype=linear.dtype)
     shifts[:, range(3), range(3), 3] = 1.0
     return torch.cat((shapes, shifts), dim=1).flatten(2).mT
-
-
-def overlap(affine: Tensor, fixed_mask: Tensor, moving_mask: Tensor) -> float:
-    """The share, 0..1, of fixed_mask (1, 1, D, H, W) that affine (1, 3, 4) lays on moving_mask (1, 1, d, h, w).
-
-    Of the smaller of the two, so that a partial field of view inside a whole head counts as full overlap.
-    """
-    index = field.affine_index(affine.to(torch.float32), field.identity(fixed_mask.shape[2:]))
-    landed = field.sample(moving_mask.to(torch.float32), index, fill=0.0) > 0.5
-    scale = abs(float(torch.linalg.det(affine[0, :, :3].to(torch.float64))))
-    smaller = min(float(fixed_mask.sum()), float(moving_mask.sum()) / max(scale, 1e-6))
-    return float((landed & fixed_mask).sum()) / max(smaller, 1.0)
