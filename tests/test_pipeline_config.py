@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from neuroreg import checkpoints
 from neuroreg.errors import DataError, NoInputError, UsageError
 from neuroreg.pipeline.config import OUTPUTS, resolve, stem
 
@@ -101,7 +102,30 @@ def test_another_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="sha256 differs"):
         resolve({"moving": Path("m.nii.gz")}, record(tmp_path, "another image"))
     (tmp_path / "f.nii.gz").unlink()
-    with pytest.raises(NoInputError, match="give FIXED and MOVING"):
+    with pytest.raises(NoInputError, match="name every input"):
         resolve({"moving": Path("m.nii.gz")}, tmp_path / "run.json")
     given = resolve({"fixed": Path("x.nii"), "moving": Path("m.nii.gz")}, tmp_path / "run.json")
     assert given.fixed == Path("x.nii")
+
+
+def test_an_input_named_again_is_not_looked_for(tmp_path: Path) -> None:
+    path = record(tmp_path)
+    run = json.loads(path.read_text())
+    run["inputs"]["fixed_labels"] = {"name": "elsewhere.nii.gz", "sha256": "0"}
+    path.write_text(json.dumps(run))
+    given = {"moving": Path("m.nii.gz"), "fixed_labels": Path("seg/f.nii.gz")}
+    assert resolve(given, path).fixed_labels == Path("seg/f.nii.gz")
+
+
+def test_a_record_is_not_repeated_with_other_weights(tmp_path: Path) -> None:
+    path, moving = record(tmp_path), Path("m.nii.gz")
+    known = checkpoints.default_for("neuroreg")
+    run = json.loads(path.read_text())
+    run["config"]["method"], run["weights"] = "neuroreg", {"name": known.name, "sha256": known.sha256}
+    path.write_text(json.dumps(run))
+    assert resolve({"moving": moving}, path).method == "neuroreg"
+    run["weights"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(run))
+    with pytest.raises(DataError, match="not those of the recorded run"):
+        resolve({"moving": moving}, path)
+    assert resolve({"moving": moving, "weights": known.name}, path).weights == known.name

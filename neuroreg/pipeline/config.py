@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -122,7 +122,7 @@ def resolve(flags: Mapping[str, object], file: Path | None = None) -> RegisterCo
     Raises NoInputError, DataError for the file, UsageError for a setting.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    below = {} if file is None else read_config(file, needed={"fixed", "moving"} - given.keys())
+    below = {} if file is None else read_config(file, given=given.keys())
     try:
         merged = {**below, **_environment(), **given}
         merged["options"] = {**_options(below), **_options(given)}
@@ -172,8 +172,8 @@ def sentence(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def read_config(file: Path, *, needed: set[str]) -> dict[str, object]:
-    """The settings of a .toml or .json file, or of a run record. ``needed`` names the inputs it must provide."""
+def read_config(file: Path, *, given: Set[str]) -> dict[str, object]:
+    """The settings of a .toml or .json file, or of a run record, which need not provide what is ``given`` already."""
     try:
         text = file.read_text(encoding="utf-8")
         data = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
@@ -185,10 +185,10 @@ def read_config(file: Path, *, needed: set[str]) -> dict[str, object]:
         raise DataError("a configuration is a table of names and values", file=file)
     if "schema_version" not in data:
         return data
-    return _replayed(data, file, needed)
+    return _replayed(data, file, given)
 
 
-def _replayed(run: Mapping[str, object], file: Path, needed: set[str]) -> dict[str, object]:
+def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[str, object]:
     """The settings of a run record; its inputs are looked for by base name and known by their sha256."""
     config, inputs = run.get("config"), run.get("inputs")
     if not isinstance(config, dict) or not isinstance(inputs, dict):
@@ -198,7 +198,7 @@ def _replayed(run: Mapping[str, object], file: Path, needed: set[str]) -> dict[s
     settings = {key: value for key, value in config.items() if key not in ("output", "overwrite")}
     for role, recorded in inputs.items():
         name = role.partition(":")[0]
-        if name in ("fixed", "moving") and name not in needed:
+        if name in given:
             continue
         found = str(_locate(recorded, file))
         if name == "also":
@@ -208,7 +208,25 @@ def _replayed(run: Mapping[str, object], file: Path, needed: set[str]) -> dict[s
             ]
         else:
             settings[name] = found
+    if not given & {"method", "weights"}:
+        _check_weights(run.get("weights"), settings, file)
     return settings
+
+
+def _check_weights(recorded: object, settings: Mapping[str, object], file: Path) -> None:
+    """Raises DataError when the weights this run would use are not those of the recorded run."""
+    if not isinstance(recorded, Mapping):
+        return
+    from neuroreg import checkpoints
+
+    named = settings.get("weights")
+    weights = checkpoints.find(str(named)) if named else checkpoints.default_for(str(settings.get("method")))
+    if weights.sha256 != recorded.get("sha256"):
+        raise DataError(
+            f"the weights {weights.name!r} are not those of the recorded run (sha256 differs)",
+            file=file,
+            remedy="name the recorded ones with --weights FILE, or accept today's with --weights NAME",
+        )
 
 
 def _locate(recorded: Mapping[str, object], file: Path) -> Path:
@@ -221,7 +239,7 @@ def _locate(recorded: Mapping[str, object], file: Path) -> Path:
         raise NoInputError(
             "the input of the recorded run is not here",
             file=name,
-            remedy="run in its folder, or give FIXED and MOVING",
+            remedy="run in its folder, or name every input on the command line",
         )
     for place in present:
         if sha256(place) == recorded.get("sha256"):
