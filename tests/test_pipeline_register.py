@@ -261,6 +261,37 @@ def test_a_run_can_be_repeated_from_its_record(
     assert register(again).outputs == first.outputs
 
 
+def test_what_an_option_cannot_do_is_said(tmp_path: Path) -> None:
+    pair = phantoms.save_pair(tmp_path)
+    labels, _ = phantoms.save_labels(tmp_path)
+    done = register(
+        config(
+            pair, tmp_path / "out", method="affine", affine="affine", refine="fast", fixed_labels=labels,
+            outputs="affine",
+        )
+    )  # fmt: skip
+    assert any("nothing to refine" in warning for warning in done.warnings)
+    assert any("--moving-labels" in warning for warning in done.warnings)
+
+
+def test_outputs_of_an_earlier_run_are_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    register(config(pair, tmp_path / "out", outputs="affine,transform"))
+    done = register(config(pair, tmp_path / "out", outputs="affine", overwrite=True))
+    (warning,) = (note for note in done.warnings if "earlier run" in note)
+    assert warning.endswith("this one: transform.h5")
+
+
+def test_voxels_without_a_number_do_not_make_a_head_a_brain(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = 100.0 + 10.0 * torch.rand(1, 40, 44, 36)
+    whole[0, 20, 20, 20] = torch.nan
+    head = sitk.GetImageFromArray(whole[0].numpy())
+    head.SetSpacing((5.0, 5.0, 5.0))
+    sitk.WriteImage(head, str(tmp_path / "head.nii.gz"))
+    paths = (tmp_path / "head.nii.gz", tmp_path / "head.nii.gz")
+    assert sum("more than the brain" in note for note in plan(config(paths, tmp_path / "o"))["warnings"]) == 2
+
+
 def test_a_report_that_fails_is_a_warning(pair: tuple[Path, Path], tmp_path: Path) -> None:
     pages: list[dict[str, Any]] = []
 
@@ -299,6 +330,21 @@ def test_a_deformation_is_no_affine(pair: tuple[Path, Path], tmp_path: Path) -> 
     register(config(pair, tmp_path / "out", outputs="transform"))
     with pytest.raises(DataError, match="holds a deformation"):
         register(config(pair, tmp_path / "b", affine=str(tmp_path / "out" / "transform.h5")))
+
+
+def test_an_affine_that_mirrors_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    write_transform(Affine(mirror), tmp_path / "mirror.mat")
+    with pytest.raises(DataError, match="mirrors"):
+        register(config(pair, tmp_path / "out", affine=str(tmp_path / "mirror.mat")))
+
+
+def test_refinement_has_its_own_grid_whatever_the_method_needs(
+    pair: tuple[Path, Path], tmp_path: Path, shift_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phantoms.Toy, "divisor", 1)
+    monkeypatch.setattr(phantoms.Toy, "spacing_mm", align.REFINE_MM)
+    register(config(pair, tmp_path / "out", affine=str(shift_file), refine="1", outputs="affine"))
 
 
 def test_a_field_of_nans_is_never_written(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ REFINE_MM = 1.0
 _DIVISOR = 8  # of the grids for the affine, the quality and the refinement
 _FAR_MM = 100.0
 _LEAST_OVERLAP = 0.1
+_NO_REFINEMENT = "--refine is left out: an affine map alone has nothing to refine"
 _BYTES_PER_NETWORK_VOXEL = 300  # measured peak of the dearest method, at 1 mm
 
 
@@ -88,7 +89,7 @@ def _align_on(
         affine = find_affine(config, engine, coarse, device)
     found = Alignment(affine, None, coarse, str(device), check_overlap(coarse, affine))
     if engine.name == "affine":
-        return found
+        return found if config.refine is None else replace(found, warnings=(*found.warnings, _NO_REFINEMENT))
     with clock("conform"):
         same = method.spacing_mm == COARSE_MM and _DIVISOR % method.divisor == 0
         fine = coarse if same else pair(spacing_mm=method.spacing_mm, divisor=method.divisor)
@@ -97,8 +98,9 @@ def _align_on(
         prediction = _predict(method, fine, affine, device)
     if config.refine is not None:
         with clock("refine"):
-            same = method.spacing_mm == REFINE_MM
+            same = method.spacing_mm == REFINE_MM and method.divisor % _DIVISOR == 0
             finest = fine if same else pair(spacing_mm=REFINE_MM, divisor=_DIVISOR)
+            resources.preflight(finest.fixed.numel() * _BYTES_PER_NETWORK_VOXEL, what="the refinement")
             prediction = prediction if same else _transfer(prediction, fine, finest)
             fine, prediction = finest, _refine(prediction, finest, config.refine, device)
     with clock("maps"):
@@ -126,6 +128,12 @@ def _only_affine(transform: Transform, path: Path) -> Affine:
                 "expected an affine, the file holds a deformation", file=path, remedy="give affine.mat"
             )
         matrix = part.matrix @ matrix
+    if float(torch.linalg.det(matrix[:3, :3])) <= 0:
+        raise DataError(
+            "the affine mirrors or flattens the head: its determinant is not above 0",
+            file=path,
+            remedy="check left and right in the headers of both images",
+        )
     return Affine(matrix)
 
 

@@ -137,7 +137,7 @@ def read_inputs(config: RegisterConfig) -> Inputs:
         moving=_inside(images["moving"].volume, moving_mask),
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
-        warnings=tuple(_warnings(images, masks={"fixed": fixed_mask, "moving": moving_mask})),
+        warnings=tuple(_warnings(images)),
     )
 
 
@@ -165,21 +165,23 @@ def _inside(volume: Volume, mask: Volume | None) -> Volume:
     return volume if mask is None else volume.with_data(torch.where(mask.data > 0, volume.data, 0.0))
 
 
-def _warnings(images: Mapping[str, ImageFile], *, masks: Mapping[str, Volume | None]) -> Iterable[str]:
+def _warnings(images: Mapping[str, ImageFile]) -> Iterable[str]:
     for image in images.values():
         yield from image.notes
     fixed, moving = images["fixed"], images["moving"]
     if fixed.path.resolve() == moving.path.resolve() or fixed.sha256 == moving.sha256:
         yield "fixed and moving are the same image"
-    sides = {role: torch.tensor(images[role].volume.geometry.direction).reshape(3, 3).det() for role in masks}
+    sides = {
+        side: torch.tensor(images[side].volume.geometry.direction).reshape(3, 3).det()
+        for side in ("fixed", "moving")
+    }
     if sides["fixed"] * sides["moving"] < 0:
         yield "the axes of the two images have different handedness; make sure that left is left in both"
-    stripped = {
-        role: mask is not None or brain.looks_stripped(images[role].volume) for role, mask in masks.items()
-    }
-    for role, is_stripped in stripped.items():
-        if not is_stripped:
+    for side in sides:
+        if f"{side}_mask" not in images and not brain.looks_stripped(images[side].volume):
             yield (
-                f"the {role} image {images[role].path.name} seems to hold more than the brain; "
-                f"strip it or give --{role}-mask for a better result"
+                f"the {side} image {images[side].path.name} seems to hold more than the brain; "
+                f"strip it or give --{side}-mask for a better result"
             )
+    if "fixed_labels" in images and "moving_labels" not in images:
+        yield "no regions are compared: --fixed-labels needs --moving-labels too"

@@ -14,6 +14,8 @@ from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import Engine, load_engine
 from neuroreg.pipeline.inputs import (
     FILES,
+    MOVED_LABELS,
+    ROIS,
     Inputs,
     check_output_folder,
     given_paths,
@@ -159,7 +161,7 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
     """Judge, then write everything in order; the record last."""
     config, clock = run.config, run.clock
     names = named_outputs(config)
-    notes = [*run.inputs.warnings, *alignment.warnings]
+    notes = [*run.inputs.warnings, *alignment.warnings, *_left_over(config, names)]
     maps = Maps(alignment, run.inputs.fixed.geometry)
     with clock("judge"):
         findings = judge(alignment, maps.inverse if "inverse" in names else None, run.engine.affine)
@@ -181,6 +183,14 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
     record = _record(run, alignment, findings, notes)
     write_record(record, config.folder, overwrite=config.overwrite)
     return record
+
+
+def _left_over(config: RegisterConfig, names: Mapping[str, str]) -> Iterator[str]:
+    """A warning when outputs of an earlier run, which this one does not replace, stay in the folder."""
+    others = {*FILES.values(), MOVED_LABELS, ROIS} - set(names.values())
+    found = sorted(name for name in others if (config.folder / name).exists())
+    if found:
+        yield f"files of an earlier run stay in the folder and do not belong to this one: {', '.join(found)}"
 
 
 def _report(
