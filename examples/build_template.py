@@ -16,7 +16,8 @@ from neuroreg.io.files import sha256
 from neuroreg.io.tables import read_label_names
 from neuroreg.training.data import load_pack
 from neuroreg.training.prepare import pack
-from neuroreg.training.template import build, overlap, put_record, save
+from neuroreg.training.publish import put_record
+from neuroreg.training.template import build, overlap, save
 
 NAME = "template-ixi2mm"
 

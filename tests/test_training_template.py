@@ -17,6 +17,7 @@ from neuroreg.pipeline.template import load_template
 from neuroreg.preprocess import synthesis
 from neuroreg.training import template as builder
 from neuroreg.training.data import PackedSet
+from neuroreg.training.publish import put_record
 from neuroreg.volume import Geometry
 
 SHAPE = (36, 44, 40)
@@ -132,8 +133,8 @@ def _published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> builder.Templat
         "name": "small", "kind": "template", "file": "small.safetensors",
         "sha256": sha256(folder / "small.safetensors"), "spacing_mm": 2.0,
     }  # fmt: skip
-    builder.put_record(folder / "manifest.json", record)
-    builder.put_record(folder / "manifest.json", record)
+    put_record(folder / "manifest.json", record)
+    put_record(folder / "manifest.json", record)
     monkeypatch.setenv("NEUROREG_HOME", str(folder))
     return made
 

@@ -19,8 +19,8 @@ TRAINING_DATA = "IXI (brain-development.org), training split, 140 subjects; labe
 def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, object] | None = None) -> Path:
     """Copy ``run``/best.safetensors to ``weights`` under the recipe's name and rewrite its manifest record.
 
-    ``numbers`` are measured figures for the record; None keeps those it has. The first weights of a method become
-    its default. Returns the file. Raises NoInputError when the run has no weights yet.
+    ``numbers`` are measured figures for the record (see ``put_record``). Returns the file. Raises NoInputError when
+    the run has no weights yet.
     """
     recipe = load_recipe(recipe_path)
     best, log = run / "best.safetensors", run / "log.csv"
@@ -30,24 +30,34 @@ def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, obje
 
     def copy(path: Path) -> None:
         save_file(load_file(best), path, metadata=weights_metadata(recipe))
+        path.chmod(0o644)  # safetensors makes it readable by its owner alone
 
     atomic_write(target, copy, overwrite=True)
-    manifest_path = weights / "manifest.json"
-    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-    models = {record["name"]: record for record in manifest["models"]}
-    old_numbers = models.get(recipe.name, {}).get("numbers", {})
-    models[recipe.name] = _record(recipe, target, log) | {
-        "numbers": old_numbers if numbers is None else numbers
-    }
-    manifest["models"] = [models[name] for name in sorted(models)]
-    manifest["defaults"].setdefault(recipe.method, recipe.name)
-    text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+    record = _record(recipe, target, log)
+    put_record(weights / "manifest.json", record if numbers is None else {**record, "numbers": numbers})
+    return target
+
+
+def put_record(manifest: Path, record: dict[str, object]) -> None:
+    """Add a record to manifest.json, or replace the one of the same name.
+
+    One without ``numbers`` keeps those measured on the same file (sha256). The first weights of a method become its
+    default.
+    """
+    contents = json.loads(manifest.read_text(encoding="utf-8"))
+    records, name = {each["name"]: each for each in contents["models"]}, str(record["name"])
+    old = records.get(name, {})
+    measured = old.get("numbers", {}) if old.get("sha256") == record["sha256"] else {}
+    records[name] = {**record, "numbers": record.get("numbers", measured)}
+    contents["models"] = [records[each] for each in sorted(records)]
+    if "method" in record:
+        contents["defaults"].setdefault(record["method"], name)
+    text = json.dumps(contents, indent=2, allow_nan=False) + "\n"
 
     def write(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
-    atomic_write(manifest_path, write, overwrite=True)
-    return target
+    atomic_write(manifest, write, overwrite=True)
 
 
 def _record(recipe: Recipe, target: Path, log: Path) -> dict[str, object]:

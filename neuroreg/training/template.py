@@ -237,17 +237,3 @@ def save(template: Template, path: Path, *, names: dict[int, str]) -> None:
         part.chmod(0o644)  # safetensors makes it readable by its owner alone
 
     atomic_write(path, write, overwrite=True)
-
-
-def put_record(manifest: Path, record: dict[str, object]) -> None:
-    """Add a record to manifest.json, or replace the one of the same name."""
-    contents = json.loads(manifest.read_text(encoding="utf-8"))
-    others = {each["name"]: each for each in contents["models"]}
-    others[str(record["name"])] = record
-    contents["models"] = [others[name] for name in sorted(others)]
-    text = json.dumps(contents, indent=2, allow_nan=False) + "\n"
-
-    def write(part: Path) -> None:
-        part.write_text(text, encoding="utf-8")
-
-    atomic_write(manifest, write, overwrite=True)
