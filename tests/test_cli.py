@@ -104,7 +104,7 @@ def test_a_misspelt_command_is_answered_with_the_near_one(capsys: pytest.Capture
         (["register", "a.nii", "b.nii", "c.nii"], "unexpected extra argument"),
         (["register", "a.nii", "b.nii", "-f", "c.nii"], "the fixed image is given twice"),
         (["register", "a.nii", "b.nii", "--set", "x"], "expected KEY=VALUE"),
-        (["register"], "option fixed: Field required"),
+        (["register"], "the fixed and the moving image is missing"),
         (["apply"], "Missing"),
     ],
 )

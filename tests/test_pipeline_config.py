@@ -65,7 +65,7 @@ def test_a_setting_that_cannot_be_is_named(flags: dict[str, object], sentence: s
 
 
 def test_missing_images_are_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="option moving: Field required"):
+    with pytest.raises(UsageError, match="the moving image is missing"):
         resolve({"fixed": Path("f.nii")})
 
 

@@ -126,6 +126,12 @@ def resolve(flags: Mapping[str, object], file: Path | None = None) -> RegisterCo
     try:
         merged = {**below, **_environment(), **given}
         merged["options"] = {**_options(below), **_options(given)}
+        missing = [role for role in ("fixed", "moving") if role not in merged]
+        if missing:
+            raise UsageError(
+                f"the {' and the '.join(missing)} image is missing",
+                remedy="name both: FIXED, the image that stays, then MOVING",
+            )
         return RegisterConfig.model_validate(merged)
     except ValidationError as error:
         raise UsageError(sentence(error), file=file) from error
