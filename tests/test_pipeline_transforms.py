@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
@@ -253,3 +254,12 @@ def test_what_cannot_be_meant_is_refused(folder: Path) -> None:
         convert_file(folder / "fixed.nii.gz", folder / "x.nrrd", to=folder / "fixed.nii.gz")
     with pytest.raises(UsageError, match="--vectors is for displacement fields"):
         convert_file(folder / "affine.mat", folder / "x.h5", vectors="ras")
+
+
+def test_convert_takes_one_frame_of_a_series(tmp_path: Path) -> None:
+    frames = [sitk.GetImageFromArray(np.full((16, 16, 16), k, np.float32)) for k in (1, 2)]
+    sitk.WriteImage(sitk.JoinSeries(frames), str(tmp_path / "series.nii.gz"))
+    with pytest.raises(DataError, match="neuroreg convert"):
+        convert_file(tmp_path / "series.nii.gz", tmp_path / "one.nii.gz")
+    convert_file(tmp_path / "series.nii.gz", tmp_path / "one.nii.gz", frame=1)
+    assert read_image(tmp_path / "one.nii.gz").volume.data.eq(2).all()

@@ -20,6 +20,11 @@ def command(
     labels: Annotated[
         bool, typer.Option("--labels", help="The image is a label map: keep its numbers exact.")
     ] = False,
+    frame: options.Frame = None,
+    xform: Annotated[
+        Literal["auto", "sform", "qform"],
+        typer.Option(help="Which NIfTI frame to trust where two disagree."),
+    ] = "auto",
     overwrite: options.Overwrite = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -31,7 +36,10 @@ def command(
     """
     from neuroreg.pipeline.transforms import convert_file
 
-    notes = convert_file(source, output, to=to, vectors=vectors, labels=labels, overwrite=bool(overwrite))
+    notes = convert_file(
+        source, output, to=to, vectors=vectors, labels=labels, frame=frame, xform=xform,
+        overwrite=bool(overwrite),
+    )  # fmt: skip
     for note in notes:
         console.warn(note, quiet=quiet)
     if json:

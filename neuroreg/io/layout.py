@@ -105,7 +105,7 @@ def choose_frame(frames: int, frame: int | None, *, dims: int, file: Path) -> tu
         raise DataError(
             f"expected one 3-D volume, got {frames} frames",
             file=file,
-            remedy="choose one with --frame N (from 0)",
+            remedy="choose one with --frame N, from 0 (neuroreg convert has it too)",
         )
     if frames > 1:
         return frame or 0, (f"frame {frame} of {frames} was read",)

@@ -273,7 +273,7 @@ def _chosen_matrix(
         raise DataError(
             f"sform and qform differ {how}: the file says two things about where the head is",
             file=header.file,
-            remedy="choose with --xform sform or --xform qform",
+            remedy="choose with --xform sform or --xform qform (neuroreg convert has it too)",
         )
     return matrix, (f"sform and qform differ {how}: the {name} was used",)
 

@@ -26,6 +26,7 @@ from neuroreg.transforms import Affine, Chain, DisplacementField, Transform, tot
 from neuroreg.volume import Geometry, Volume
 
 Frame = Literal["lps", "ras"]
+Xform = Literal["auto", "sform", "qform"]
 _GOOD_MM = 0.1  # a round trip below this needs no second attempt
 _USELESS_MM = 1.0  # above this the file would claim to be an inverse and not be one
 _POINTS = 200_000  # at which a round trip is measured
@@ -102,12 +103,15 @@ def convert_file(
     to: Path | None = None,
     vectors: Frame | None = None,
     labels: bool = False,
+    frame: int | None = None,
+    xform: Xform = "auto",
     overwrite: bool = False,
 ) -> tuple[str, ...]:
     """Rewrite a transform or an image in the format that the output's suffix names; returns the notes.
 
     ``vectors`` says in which frame a NIfTI file holds displacements whose header does not tell. ``labels`` keeps
-    the whole numbers of a label map exact; other images are written as float32.
+    the whole numbers of a label map exact; other images are written as float32. ``frame`` chooses one of a 4-D image,
+    ``xform`` the NIfTI frame to trust where two disagree.
     """
     _check(output, path, to=to, overwrite=overwrite)
     suffix = files.suffix_of(files.check_input(path))
@@ -123,7 +127,7 @@ def convert_file(
         raise UsageError(
             "--to is for transforms", file=path, remedy="use neuroreg apply to resample an image"
         )
-    image = read_labels(path) if labels else read_image(path)
+    image = (read_labels if labels else read_image)(path, frame=frame, xform=xform)
     return (*image.notes, *write_image(image.volume, output, overwrite=overwrite))
 
 
