@@ -20,6 +20,7 @@ exec "${PYTHON:-python}" -m neuroreg benchmark --oasis "$data" --split bench -o 
   --method ants-syn \
   --method greedy \
   --method "gaussnewton-mid=--method gaussnewton" \
+  --method "gaussnewton-std=--method gaussnewton --set preset=std" \
   --method "neuroreg=--method neuroreg" \
   --method "neuroreg-refined=--method neuroreg --refine mid" \
   --method "dualprnet=--method dualprnet" \
