@@ -7,8 +7,6 @@ quarter of the work of a 2 mm field; the 1 mm images move a field that stays on 
 returned (level 1). The project's own method; no publication.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from neuroreg import field
 from neuroreg.errors import DataError
-from neuroreg.methods.base import MethodConfig, Prediction
+from neuroreg.methods.base import MethodConfig, Prediction, flush_denormal
 from neuroreg.methods.gaussnewton_level import Level, LevelImages, LevelSpec
 
 Preset = Literal["fast", "mid", "std", "best"]
@@ -117,7 +115,7 @@ def optimise(
     specs = schedule(config, iterations, GaussNewton.spacing_mm)
     base = start.at_level(1, tuple(n // 2 for n in fixed.shape[2:]))
     fields = []
-    with torch.no_grad(), _flush_denormal():
+    with torch.no_grad(), flush_denormal():
         for index in range(fixed.shape[0]):
             one = _Pair(fixed, moving, start.affine, weights or Weights(), index)
             fields.append(one.register(specs, base[index : index + 1].float()))
@@ -253,13 +251,3 @@ def _check(fixed: Tensor, moving: Tensor, start: Prediction | None) -> None:
         )
     if (start is None or start.affine is None) and fixed.shape != moving.shape:
         raise DataError("without an affine both images lie on one grid", remedy="pass start with an affine")
-
-
-@contextmanager
-def _flush_denormal() -> Iterator[None]:
-    # the tails of the field decay to denormal numbers, which are a hundred times slower to work on
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
