@@ -1,30 +1,11 @@
-"""Devices and memory: what is not there is said before anything is computed."""
+"""Memory and threads: what is not there is said before anything is computed."""
 
 import pytest
 import torch
 
-from neuroreg.errors import BusyError, UnavailableError, UsageError
+from neuroreg.errors import BusyError
 from neuroreg.io import files
-from neuroreg.pipeline.resources import choose_device, preflight, set_up
-
-
-def test_auto_takes_what_there_is() -> None:
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert choose_device("cpu") == torch.device("cpu")
-
-
-def test_an_explicit_device_never_falls_back() -> None:
-    with pytest.raises(UnavailableError, match="cuda:77 is not available"):
-        choose_device("cuda:77")
-    if not torch.backends.mps.is_available():
-        with pytest.raises(UnavailableError):
-            choose_device("mps")
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "CPU", "", "cpu:0:0"])
-def test_an_unknown_device_is_a_usage_error(name: str) -> None:
-    with pytest.raises(UsageError, match="give auto, cpu"):
-        choose_device(name)
+from neuroreg.pipeline.resources import preflight, set_up
 
 
 def test_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from neuroreg import checkpoints
-from neuroreg.errors import DataError, NoInputError, UnavailableError, UsageError
+from neuroreg.errors import DataError, NoInputError, UsageError
 from neuroreg.training.recipe import Recipe, load_recipe
-from neuroreg.training.run import build, pick_device
+from neuroreg.training.run import build
 from neuroreg.training.trainer import recipe_digest
 
 GOOD: dict[str, object] = {
@@ -59,6 +59,16 @@ def test_a_missing_option_is_named(tmp_path: Path, missing: str) -> None:
         load_recipe(write(tmp_path / "r.yaml", contents))
 
 
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    wrong = {key: value for key, value in GOOD.items() if key != "method"} | {"steps": 0, "stepps": 3}
+    with pytest.raises(DataError) as found:
+        load_recipe(write(tmp_path / "r.yaml", yaml.safe_dump(wrong)))
+    assert found.value.what == (
+        "option method: Field required; option steps: Input should be greater than 0 (got 0); "
+        "option stepps: Extra inputs are not permitted"
+    )
+
+
 @pytest.mark.parametrize("contents", ["", "- a\n- b\n", "just text"])
 def test_anything_but_a_table_is_refused(tmp_path: Path, contents: str) -> None:
     with pytest.raises(DataError, match=r"expected a table of options; r\.yaml"):
@@ -97,7 +107,7 @@ def test_unknown_and_untrainable_methods_are_usage_errors() -> None:
         build(recipe(method="dualprnt"))
     with pytest.raises(UsageError, match="'gaussnewton' has nothing to train"):
         build(recipe(method="gaussnewton"))
-    with pytest.raises(DataError, match="config option smoothnes"):
+    with pytest.raises(DataError, match="config of the method: option smoothnes"):
         build(recipe(config={"smoothnes": 1.0}))
 
 
@@ -106,17 +116,3 @@ def test_the_digest_covers_what_training_depends_on() -> None:
     assert recipe_digest(same) == recipe_digest(recipe())
     others = (recipe(seed=1), recipe(config={"dice": 0.1}), recipe(symmetric=True), recipe(steps=5))
     assert len({recipe_digest(other) for other in (*others, recipe())}) == 5
-
-
-def test_devices_are_checked_by_name() -> None:
-    assert pick_device("cpu").type == "cpu"
-    assert pick_device("auto").type in ("cpu", "cuda")
-    for name in ("gpu", "meta", "cuda:x"):
-        with pytest.raises(UsageError, match=f"unknown device '{name}'"):
-            pick_device(name)
-
-
-def test_an_absent_device_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UnavailableError, match="--device cpu"):
-        pick_device("cuda:0")

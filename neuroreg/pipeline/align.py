@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from neuroreg import field
+from neuroreg.device import choose_device
 from neuroreg.errors import BusyError, DataError
 from neuroreg.io.transforms import read_transform
 from neuroreg.methods.base import Method, Prediction
@@ -61,7 +62,7 @@ class Alignment:
 
 def align(config: RegisterConfig, inputs: Inputs, engine: Engine, clock: Clock) -> Alignment:
     """Find the map. With ``--device auto`` a full graphics card sends the run to the CPU, and says so."""
-    device = resources.choose_device(config.device)
+    device = choose_device(config.device)
     try:
         return _align_on(device, config, inputs, engine, clock)
     except RuntimeError as error:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 
 from neuroreg.errors import DataError, NoInputError, UsageError
 from neuroreg.registry import unknown_name
+from neuroreg.validation import sentence
 
 OUTPUTS = ("image", "field", "transform", "inverse", "affine", "jacobian", "report")
 """Everything ``--outputs`` can name, in the order of writing; ``standard`` is all of them."""
@@ -165,17 +166,6 @@ class _Environment(BaseSettings):
 
 def _environment() -> dict[str, object]:
     return dict(EnvSettingsSource(_Environment)())
-
-
-def sentence(error: ValidationError) -> str:
-    """A pydantic error in one line: ``option steps: Input should be ... (got '99')``; several joined by '; '."""
-    parts = []
-    for item in error.errors(include_url=False, include_context=False):
-        name = ".".join(str(part) for part in item["loc"]).replace("_", "-")
-        message = item["msg"].removeprefix("Value error, ")
-        got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
-        parts.append(f"option {name}: {message}{got}")
-    return "; ".join(parts)
 
 
 def read_config(file: Path, *, given: Set[str]) -> dict[str, object]:

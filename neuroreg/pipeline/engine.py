@@ -10,8 +10,9 @@ from neuroreg import checkpoints
 from neuroreg.errors import UsageError
 from neuroreg.methods import METHODS
 from neuroreg.methods.base import Method
-from neuroreg.pipeline.config import RegisterConfig, sentence
+from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.registry import find, unknown_name
+from neuroreg.validation import sentence
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from neuroreg.device import choose_device
 from neuroreg.errors import NeuroregError
 from neuroreg.io import files
 from neuroreg.pipeline import resources
@@ -103,7 +104,7 @@ def register(
         check_output_folder(config)
         threads = resources.set_up(threads=config.threads, deterministic=config.deterministic)
         engine = load_engine(config)
-        resources.choose_device(config.device)
+        choose_device(config.device)
     with clock("read"):
         inputs = read_inputs(config)
         preflight(inputs)
@@ -139,7 +140,7 @@ def plan(config: RegisterConfig) -> dict[str, object]:
     check_output_folder(config)
     resources.set_up(threads=config.threads, deterministic=False)
     engine = load_engine(config)
-    device = resources.choose_device(config.device)
+    device = choose_device(config.device)
     inputs = read_inputs(config)
     preflight(inputs)
     voxels = inputs.fixed.data.numel()

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.training.data import Augmentation
+from neuroreg.validation import sentence
 
 
 class Data(BaseModel):
@@ -60,10 +61,7 @@ def load_recipe(path: Path) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError("not a YAML file", file=path) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(str(part) for part in first["loc"])
-        what = f"option {option}: {first['msg']}" if option else "expected a table of options"
-        raise DataError(what, file=path) from error
+        raise DataError(sentence(error), file=path) from error
 
 
 def weights_metadata(recipe: Recipe) -> dict[str, str]:

@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from neuroreg import checkpoints
-from neuroreg.errors import DataError, UnavailableError, UsageError
+from neuroreg.device import choose_device
+from neuroreg.errors import DataError, UsageError
 from neuroreg.methods import METHODS
 from neuroreg.methods.base import TrainableMethod, flush_denormal
 from neuroreg.registry import find
@@ -18,6 +19,7 @@ from neuroreg.training.distributed import find_workers
 from neuroreg.training.log import Event, csv_writer, tensorboard_writer
 from neuroreg.training.recipe import Recipe, load_recipe
 from neuroreg.training.trainer import Outcome, Setup, train
+from neuroreg.validation import sentence
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def run(recipe_path: Path, options: RunOptions, report: Callable[[Event], None])
     folder.mkdir(parents=True, exist_ok=True)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    workers = find_workers(pick_device(options.device)).with_loss_scaling(recipe.precision)
+    workers = find_workers(choose_device(options.device)).with_loss_scaling(recipe.precision)
     torch.manual_seed(recipe.seed)  # initial weights; the only use of the global generator
     method = build(recipe)
     method.network.to(workers.device)
@@ -87,28 +89,7 @@ def build(recipe: Recipe) -> TrainableMethod:
     try:
         method: TrainableMethod = kind(kind.Config.model_validate(recipe.config))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"config option {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise DataError(f"config of the method: {sentence(error)}") from error
     if recipe.initial is not None:
         checkpoints.load_into(method.network, checkpoints.find(recipe.initial))
     return method
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called ``name``; auto: the graphics card if there is one, else the processor.
-
-    Raises UsageError, UnavailableError.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device {name!r}", remedy="auto, cpu, cuda, cuda:N or mps") from error
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"unknown device {name!r}", remedy="auto, cpu, cuda, cuda:N or mps")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("no CUDA device here", remedy="use --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UnavailableError("no Metal device here", remedy="use --device cpu")
-    return device

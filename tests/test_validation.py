@@ -1,0 +1,63 @@
+"""What pydantic found wrong, as one line."""
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from neuroreg.validation import sentence
+
+
+class Inner(BaseModel):
+    """A table in a table."""
+
+    spacing_mm: float = 1.0
+
+
+class Options(BaseModel):
+    """One of everything that can go wrong."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(5, le=12)
+    name: str
+    inner: Inner = Inner()
+
+    @field_validator("name")
+    @classmethod
+    def _short(cls, value: str) -> str:
+        if len(value) > 3:
+            raise ValueError("three letters at most")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> "Options":
+        if self.steps == 7 and self.name == "x":
+            raise ValueError("7 and x do not go together")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"name": "x", "steps": 99}, "option steps: Input should be less than or equal to 12 (got 99)"),
+        ({}, "option name: Field required"),
+        ({"name": "long"}, "option name: three letters at most"),
+        (
+            {"name": "x", "inner": {"spacing_mm": "far"}},
+            "option inner.spacing_mm: Input should be a valid number, unable to parse string as a number "
+            "(got 'far')",
+        ),
+        ({"stesp": 1}, "option name: Field required; option stesp: Extra inputs are not permitted"),
+        ({"name": "x", "steps": 7}, "7 and x do not go together"),
+        ([1], "expected a table of options"),
+    ],
+)
+def test_every_fault_is_one_phrase(given: object, said: str) -> None:
+    with pytest.raises(ValidationError) as found:
+        Options.model_validate(given)
+    assert sentence(found.value) == said
+
+
+def test_a_long_value_is_cut() -> None:
+    with pytest.raises(ValidationError) as found:
+        Options.model_validate({"name": "x", "steps": "9" * 5000 + "x"})
+    assert len(sentence(found.value)) < 200
