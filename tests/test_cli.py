@@ -51,9 +51,10 @@ def python(code: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_is_quick_and_needs_no_torch() -> None:
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_quick_and_needs_no_torch(flag: str) -> None:
     code = (
-        "import sys, resource; from neuroreg.cli import run; code = run(['--help']);"
+        f"import sys, resource; from neuroreg.cli import run; code = run(['{flag}']);"
         "used = resource.getrusage(resource.RUSAGE_SELF); seconds = used.ru_utime + used.ru_stime;"
         "print(code, 'torch' in sys.modules, 'SimpleITK' in sys.modules, seconds, file=sys.stderr)"
     )
@@ -77,6 +78,15 @@ def test_every_command_loads_and_has_help(name: str, capsys: pytest.CaptureFixtu
     assert load_command(name) is not None
     assert run([name, "--help"]) == 0
     assert "--help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in (*COMMANDS, "eval")), ["models", "list"]])
+def test_h_is_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "--help"]) == 0
+    long = capsys.readouterr()
+    assert run([*words, "-h"]) == 0
+    assert capsys.readouterr() == long
+    assert "Usage" in long.out
 
 
 def test_eval_is_the_one_alias(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ def test_compose_joins(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         str(folder / "both.h5"),
     ]
     assert run([*arguments, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["output"] == "both.h5"
+    assert json.loads(capsys.readouterr().out)["outputs"] == [str(folder / "both.h5")]
     moved = read_transform(folder / "both.h5")(middle()) - middle()
     assert moved[0].tolist() == pytest.approx([6.0, -1.0, -2.0], abs=1e-5)
     assert run(arguments) == 73
@@ -59,7 +59,7 @@ def test_invert_says_how_exact_it_is(folder: Path, capsys: pytest.CaptureFixture
     )
     assert run([*arguments, "--overwrite"]) == 0
     out, err = capsys.readouterr()
-    assert out == ""
+    assert out == f"{folder / 'back.tfm'}\n"
     assert "there and back" in err
 
 
@@ -81,7 +81,38 @@ def test_jacobian_writes_a_map_and_shows_its_figures(
     assert found["mean"] == pytest.approx(1.0)
     assert found["folded_percent"] == 0.0
     assert run([*arguments, "--overwrite"]) == 0
-    assert "folded_percent" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert out == f"{folder / 'jac.nii.gz'}\n"
+    assert err == "det J from 1 to 1, mean 1, folded 0 %\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["apply", "shift.mat", "fixed.nii.gz", "--to", "fixed.nii.gz", "-o", "out file.nii.gz"],
+        ["compose", "field.nii.gz", "shift.mat", "-o", "out file.nii.gz", "--to", "fixed.nii.gz"],
+        ["invert", "field.nii.gz", "-o", "out file.nii.gz"],
+        ["jacobian", "field.nii.gz", "-o", "out file.nii.gz"],
+        ["convert", "field.nii.gz", "out file.nii.gz"],
+    ],
+    ids=lambda words: str(words[0]),
+)
+def test_stdout_is_what_was_written_and_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert run([*words, "-q"]) == 0
+    assert capsys.readouterr() == ("out file.nii.gz\n", "")
+    assert run([*words, "--overwrite", "-v"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "out file.nii.gz\n"
+    assert " s  load" in err
+    assert run([*words, "--overwrite", "--json", "-q"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert (told["command"], told["status"], told["outputs"]) == (words[0], "ok", ["out file.nii.gz"])
+    assert isinstance(told["warnings"], list)
+    assert err == ""
 
 
 def test_convert_changes_the_format(folder: Path) -> None:

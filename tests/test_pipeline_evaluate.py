@@ -82,6 +82,8 @@ def test_other_grids_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> Non
     with pytest.raises(DataError) as caught:
         evaluate(EvaluateConfig(fixed_labels=pair[0], moved_labels=elsewhere))
     assert caught.value.exit_code == 65
+    assert caught.value.file == "elsewhere.nii.gz"
+    assert caught.value.remedy == "move the labels first: neuroreg apply TRANSFORM LABELS --to FIXED --labels"
 
 
 def test_an_existing_table_is_kept(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ def command(
     ] = None,
     labels: Annotated[bool, typer.Option("--labels", help="The images are label maps.")] = False,
     inverse: Annotated[bool, typer.Option("--inverse", help="Go the other way.")] = False,
+    frame: options.Frame = None,
+    xform: options.Xform = None,
+    max_voxels: options.MaxVoxels = None,
     overwrite: options.Overwrite = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -35,13 +38,7 @@ def command(
         from neuroreg.pipeline.apply import ApplyConfig, apply, split_files
 
         transforms, images = split_files(paths)
-        config = ApplyConfig(transforms, images, to, output, labels, inverse, bool(overwrite))
+        reading = options.given(frame=frame, xform=xform, max_voxels=max_voxels)
+        config = ApplyConfig(transforms, images, to, output, labels, inverse, bool(overwrite), **reading)
         done = apply(config, progress=progress)
-    for warning in done.warnings:
-        console.warn(warning, quiet=quiet)
-    if json:
-        outputs = [path.name for path in done.outputs]
-        console.emit({"outputs": outputs, "warnings": list(done.warnings)}, command="apply")
-        return
-    for path in done.outputs:
-        console.show(str(path))
+    console.show_files(done.outputs, command="apply", json=json, quiet=quiet, warnings=done.warnings)

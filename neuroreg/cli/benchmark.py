@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroreg.cli import console
+from neuroreg.cli import console, options
 from neuroreg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def command(
     threads: Annotated[int, typer.Option(min=1, help="Threads of every method.")] = 2,
     reference: Annotated[str | None, typer.Option(help="Compare with this one of the methods.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the files of every run.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Run methods on labelled pairs, each as a whole process from files to files, and tabulate Dice, folds, time.
 

@@ -1,7 +1,7 @@
 """What the terminal sees: results on stdout, everything else on stderr, hostile names made harmless.
 
-``show``, ``emit`` and ``show_table`` write the result; ``note``, ``warn`` and ``fail`` the log; ``stages`` shows
-progress on a terminal.
+``show``, ``emit``, ``show_files`` and ``show_table`` write the result; ``note``, ``warn`` and ``fail`` the log;
+``stages`` shows progress on a terminal.
 """
 
 import json
@@ -10,6 +10,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -59,6 +60,31 @@ def emit_error(code: int, what: str, file: str | None, remedy: str) -> None:
     sys.stdout.write(
         json.dumps({"schema": JSON_SCHEMA, "status": "error", "code": code, "error": error}) + "\n"
     )
+
+
+def show_files(
+    paths: Sequence[Path],
+    *,
+    command: str,
+    json: bool,
+    quiet: bool,
+    warnings: Sequence[str] = (),
+    figures: Mapping[str, object] | None = None,
+) -> None:
+    """What a command wrote: one path per line on stdout, as it was given, or one JSON object; warnings on stderr.
+
+    ``figures`` belong to the object; a command that has some says them in its own words as a ``note``.
+    """
+    for warning in warnings:
+        warn(warning, quiet=quiet)
+    if json:
+        emit(
+            {"outputs": [str(path) for path in paths], **(figures or {}), "warnings": list(warnings)},
+            command=command,
+        )
+        return
+    for path in paths:
+        show(str(path))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

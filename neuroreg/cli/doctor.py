@@ -2,16 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from neuroreg.cli import console
+from neuroreg.cli import console, options
 
 
 def command(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
     """Show versions, devices, threads, memory, free disk, and whether the weights are what was published.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroreg.cli import console
+from neuroreg.cli import console, options
 
 _FIXED = typer.Argument(help="Label map of the fixed image.")
 _MOVED = typer.Argument(help="Label map of the moving image, moved onto the fixed grid.")
@@ -22,24 +22,31 @@ def command(
     transform: Annotated[Path | None, _TRANSFORM] = None,
     inverse: Annotated[Path | None, typer.Option(help="The map back: measures inverse consistency.")] = None,
     mask: Annotated[Path | None, _MASK] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the CSV if it exists.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No warnings.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    frame: options.Frame = None,
+    xform: options.Xform = None,
+    max_voxels: options.MaxVoxels = None,
+    overwrite: options.Overwrite = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
+    debug: options.Debug = False,
 ) -> None:
     """Compare two label maps: Dice, HD, HD95, ASSD (mm) and volumes of every region.
 
     With --transform also: percent of det J <= 0, non-diffeomorphic volume, SD log J, and with --inverse the inverse
     consistency error in mm. A region missing on one side has Dice 0; figures that do not exist stay blank.
     """
-    from neuroreg.pipeline.evaluate import EvaluateConfig, evaluate, parse_ids
+    with console.stages(quiet=quiet, verbose=verbose > 0) as progress:
+        progress("load")
+        from neuroreg.pipeline.evaluate import EvaluateConfig, evaluate, parse_ids
 
-    ids = None if labels is None else parse_ids(labels)
-    config = EvaluateConfig(
-        fixed_labels=fixed_labels, moved_labels=moved_labels, csv=csv, label_names=label_names, ids=ids,
-        transform=transform, inverse=inverse, mask=mask, overwrite=overwrite,
-    )  # fmt: skip
-    outcome = evaluate(config)
+        progress("compare")
+        config = EvaluateConfig(
+            fixed_labels=fixed_labels, moved_labels=moved_labels, csv=csv, label_names=label_names,
+            ids=None if labels is None else parse_ids(labels), transform=transform, inverse=inverse, mask=mask,
+            overwrite=bool(overwrite), **options.given(frame=frame, xform=xform, max_voxels=max_voxels),
+        )  # fmt: skip
+        outcome = evaluate(config)
     for note in outcome.notes:
         console.warn(note, quiet=quiet)
     if json:

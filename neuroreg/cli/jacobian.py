@@ -11,22 +11,27 @@ from neuroreg.cli import console, options
 
 def command(
     transform: Annotated[Path, typer.Argument(help="A transform from FIXED to MOVING points.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The image to write.")],
+    output: options.OutputFile,
     to: Annotated[
         Path | None,
         typer.Option(metavar="FIXED", help="Image whose grid to use [default: the field's own grid]."),
     ] = None,
     overwrite: options.Overwrite = None,
     json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
     debug: options.Debug = False,
 ) -> None:
     """Write the determinant of the map's Jacobian: 1 keeps volume, 2 doubles it, 0 and below is a fold."""
-    from neuroreg.pipeline.transforms import jacobian_file
+    with console.stages(quiet=quiet, verbose=verbose > 0) as progress:
+        progress("load")
+        from neuroreg.pipeline.transforms import jacobian_file
 
-    figures = asdict(jacobian_file(transform, output, to=to, overwrite=bool(overwrite)))
-    if json:
-        console.emit({"output": output.name, **figures}, command="jacobian")
-    else:
-        console.show_table(
-            "", ("figure", "value"), [(name, f"{value:.4g}") for name, value in figures.items()]
-        )
+        progress("jacobian")
+        found = jacobian_file(transform, output, to=to, overwrite=bool(overwrite))
+    console.note(
+        f"det J from {found.minimum:.4g} to {found.maximum:.4g}, mean {found.mean:.4g}, "
+        f"folded {found.folded_percent:.4g} %",
+        quiet=quiet,
+    )
+    console.show_files([output], command="jacobian", json=json, quiet=quiet, figures=asdict(found))

@@ -5,13 +5,10 @@ from typing import Annotated
 import typer
 
 from neuroreg import checkpoints
-from neuroreg.cli import console
+from neuroreg.cli import console, options
 from neuroreg.errors import DataError, NeuroregError
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 COLUMNS = ("name", "kind", "method", "spacing mm", "MB", "licence", "trained on")
 
@@ -22,7 +19,7 @@ def models() -> None:
 
 
 @command.command("list")
-def list_models(json: Json = False, debug: Debug = False) -> None:
+def list_models(json: options.Json = False, debug: options.Debug = False) -> None:
     """List the weights this installation carries."""
     records = checkpoints.manifest()
     if json:
@@ -36,8 +33,8 @@ def list_models(json: Json = False, debug: Debug = False) -> None:
 @command.command("verify")
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Names or files [default: all].")] = None,
-    json: Json = False,
-    debug: Debug = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
     """Compare weight files with the sha256 they were published with."""
     records = [checkpoints.find(name) for name in names] if names else checkpoints.manifest()
@@ -65,7 +62,7 @@ def path(
     name: Annotated[
         str | None, typer.Argument(help="Name of the weights [default: the folder of all].")
     ] = None,
-    debug: Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Print where weights lie."""
     console.show(str(checkpoints.weights_home() if name is None else checkpoints.find(name).path))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,7 +33,8 @@ Also = Annotated[
 ]
 Frame = Annotated[int | None, _input(min=0, help="Which frame of a 4-D image, from 0.")]
 Xform = Annotated[
-    str | None, _input(help="Which NIfTI frame to trust where two disagree: auto, sform, qform.")
+    Literal["auto", "sform", "qform"] | None,
+    _input(help="Which NIfTI frame to trust where two disagree (default: auto)."),
 ]
 MaxVoxels = Annotated[int | None, _input(min=1, help="Refuse larger images (default: 768 cubed).")]
 Config = Annotated[
@@ -66,6 +67,12 @@ Dof = Annotated[
 
 Output = Annotated[
     Path | None, _output("-o", "--output", help="Output folder (default: ./<moving>_to_<fixed>).")
+]
+OutputFile = Annotated[
+    Path, _output("-o", "--output", help="The file to write; its suffix names the format.")
+]
+FieldGrid = Annotated[
+    Path | None, _output("--to", metavar="IMAGE", help="Image whose grid a .nii.gz field is written on.")
 ]
 Outputs = Annotated[
     str | None,
@@ -109,6 +116,11 @@ def settings(given: Mapping[str, object]) -> dict[str, object]:
     pairs = given.get("set_")
     flags["options"] = parse_pairs(pairs) if isinstance(pairs, Sequence) and pairs else None
     return flags
+
+
+def given(**values: object) -> dict[str, Any]:
+    """The values that are not None: what was left out is for the one who is called to decide."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, object]:

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from neuroreg.errors import CannotCreateError, UsageError
 from neuroreg.io import files
 from neuroreg.io.images import WRITE_SUFFIXES, read_image, read_labels, write_image
+from neuroreg.io.layout import MAX_VOXELS
+from neuroreg.io.nifti_header import Xform
 from neuroreg.io.transforms import FIELD_SUFFIXES, holds_vectors, read_transform
 from neuroreg.io.transforms import READ_SUFFIXES as TRANSFORM_SUFFIXES
 from neuroreg.pipeline.config import stem
@@ -32,6 +35,11 @@ class ApplyConfig:
     inverse: bool = False
     """go the other way: moving is what the transforms call fixed"""
     overwrite: bool = False
+    frame: int | None = None
+    """which frame of 4-D images to move"""
+    xform: Xform = "auto"
+    """which NIfTI frame to trust where two disagree"""
+    max_voxels: int = MAX_VOXELS
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,16 @@ def apply(config: ApplyConfig, *, progress: Progress = silent) -> Applied:
     """
     targets = _targets(config)
     progress("read")
-    reader = read_labels if config.labels else read_image
+    reader = partial(
+        read_labels if config.labels else read_image,
+        frame=config.frame, xform=config.xform, max_voxels=config.max_voxels,
+    )  # fmt: skip
     with ThreadPoolExecutor(max_workers=2) as pool:
         images = list(pool.map(reader, config.images))
-    fixed = read_image(config.to)
+    # frame 0: all frames lie on the one grid
+    fixed = read_image(config.to, frame=0, xform=config.xform, max_voxels=config.max_voxels)
     transform, warnings = _transform(config)
+    warnings += fixed.notes
     for image, target in zip(images, targets, strict=True):
         progress(f"move {image.path.name}")
         moved = resample(image.volume, transform, fixed.volume.geometry)

@@ -4,15 +4,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from neuroreg.errors import DataError, UsageError
 from neuroreg.io.files import check_output
 from neuroreg.io.images import ImageFile, check_same_grid, read_labels
+from neuroreg.io.layout import MAX_VOXELS
+from neuroreg.io.nifti_header import Xform
 from neuroreg.io.tables import read_label_names, write_csv
 from neuroreg.io.transforms import read_transform
 from neuroreg.metrics.deformation import DeformationFigures, deformation_figures, inverse_consistency_mm
@@ -23,6 +26,7 @@ from neuroreg.volume import Geometry, Volume
 COLUMNS = ("id", "name", "dice", "hd_mm", "hd95_mm", "assd_mm", "fixed_mm3", "moved_mm3", "status")
 """The columns of ``rois.csv``. Definitions of the distances: ``neuroreg.metrics.segmentation``."""
 
+_MOVE_FIRST = "move the labels first: neuroreg apply TRANSFORM LABELS --to FIXED --labels"
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _MOST_IDS = 100_000
 
@@ -49,6 +53,11 @@ class EvaluateConfig(BaseModel):
     mask: Path | None = None
     """where the deformation is measured; None: where the fixed labels are not 0"""
     overwrite: bool = False
+    frame: int | None = Field(None, ge=0)
+    """which frame of 4-D label maps"""
+    xform: Xform = "auto"
+    """which NIfTI frame to trust where two disagree"""
+    max_voxels: int = Field(MAX_VOXELS, ge=1)
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if config.csv is not None:
         check_output(config.csv, overwrite=config.overwrite)
     names = {} if config.label_names is None else read_label_names(config.label_names)
-    fixed, moved = read_labels(config.fixed_labels), read_labels(config.moved_labels)
-    check_same_grid(moved, fixed)
+    read = partial(read_labels, frame=config.frame, xform=config.xform, max_voxels=config.max_voxels)
+    fixed, moved = read(config.fixed_labels), read(config.moved_labels)
+    try:
+        check_same_grid(moved, fixed)
+    except DataError as error:
+        raise DataError(error.what, file=error.file, remedy=_MOVE_FIRST) from error
     regions = compare_labels(fixed.volume, moved.volume, ids=config.ids)
     deformation, notes = None, (*fixed.notes, *moved.notes)
     if config.transform is not None:
@@ -120,9 +133,7 @@ def compare_labels(
 ) -> tuple[RegionScore, ...]:
     """Score every region of two label volumes (1, Z, Y, X) on one grid. Raises DataError when the grids differ."""
     if not fixed.geometry.same_grid(moved.geometry):
-        raise DataError(
-            "the two label maps lie on different grids", remedy="resample one onto the other first"
-        )
+        raise DataError("the two label maps lie on different grids", remedy=_MOVE_FIRST)
     return region_scores(fixed.data[0], moved.data[0], spacing_mm=fixed.geometry.spacing[::-1], ids=ids)
 
 
@@ -172,7 +183,7 @@ def _mask(config: EvaluateConfig, fixed: ImageFile) -> tuple[Tensor, tuple[str, 
     """The voxels where the deformation is measured, bool (Z, Y, X), and the notes of the file they came from."""
     if config.mask is None:
         return fixed.volume.data[0] != 0, ()
-    mask = read_labels(config.mask)
+    mask = read_labels(config.mask, xform=config.xform, max_voxels=config.max_voxels)
     check_same_grid(mask, fixed)
     return mask.volume.data[0] != 0, mask.notes
 

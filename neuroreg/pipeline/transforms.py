@@ -11,6 +11,8 @@ from torch import Tensor
 from neuroreg.errors import DataError, UsageError
 from neuroreg.io import files
 from neuroreg.io.images import read_image, read_labels, write_image
+from neuroreg.io.layout import MAX_VOXELS
+from neuroreg.io.nifti_header import Xform
 from neuroreg.io.transforms import (
     FIELD_SUFFIXES,
     READ_SUFFIXES,
@@ -26,7 +28,6 @@ from neuroreg.transforms import Affine, Chain, DisplacementField, Transform, tot
 from neuroreg.volume import Geometry, Volume
 
 Frame = Literal["lps", "ras"]
-Xform = Literal["auto", "sform", "qform"]
 _GOOD_MM = 0.1  # a round trip below this needs no second attempt
 _USELESS_MM = 1.0  # above this the file would claim to be an inverse and not be one
 _POINTS = 200_000  # at which a round trip is measured
@@ -105,6 +106,7 @@ def convert_file(
     labels: bool = False,
     frame: int | None = None,
     xform: Xform = "auto",
+    max_voxels: int = MAX_VOXELS,
     overwrite: bool = False,
 ) -> tuple[str, ...]:
     """Rewrite a transform or an image in the format that the output's suffix names; returns the notes.
@@ -127,7 +129,7 @@ def convert_file(
         raise UsageError(
             "--to is for transforms", file=path, remedy="use neuroreg apply to resample an image"
         )
-    image = (read_labels if labels else read_image)(path, frame=frame, xform=xform)
+    image = (read_labels if labels else read_image)(path, frame=frame, xform=xform, max_voxels=max_voxels)
     return (*image.notes, *write_image(image.volume, output, overwrite=overwrite))
 
 
