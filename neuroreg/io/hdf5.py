@@ -3,10 +3,13 @@
 SimpleITK writes composite transforms in double precision and stamps every object with the time of day and the
 machine's operating system: the same run twice gives different bytes, and twice as many as needed. This file writes
 the same structure in single precision where wanted, with no time and no machine in it. Any HDF5 library reads it:
-superblock 2, object headers 2, compact links, contiguous data, variable-length strings in one global heap.
+superblock 2, object headers 2, compact links, contiguous data, variable-length strings in one global heap. HDF5 has
+no checksum over such data, so a file carries its own, as a text that only ``hdf5_reader`` looks for.
 """
 
+import re
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -16,9 +19,12 @@ from numpy.typing import NDArray
 
 Node: TypeAlias = "str | NDArray[np.float32] | NDArray[np.float64] | Mapping[str, Node]"
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NONE = 0xFFFF_FFFF_FFFF_FFFF  # an undefined address
 _SUPERBLOCK_BYTES = 48
 _HEAP_BYTES = 4096  # the smallest global heap the library reads
+HEAD_BYTES = _SUPERBLOCK_BYTES + _HEAP_BYTES
+_MARK = b"neuroreg crc32 "  # one more text in the heap, which no object refers to: other readers never see it
 _LINK_INFO, _DATASPACE, _DATATYPE, _FILL_VALUE, _LINK, _LAYOUT, _GROUP_INFO = (
     0x02,
     0x01,
@@ -29,7 +35,7 @@ _LINK_INFO, _DATASPACE, _DATATYPE, _FILL_VALUE, _LINK, _LAYOUT, _GROUP_INFO = (
     0x0A,
 )
 # class and version, bit field, size; then offset, precision, exponent at, its bits, mantissa at, its bits, bias
-_FLOAT_TYPES = {
+FLOAT_TYPES = {
     4: struct.pack("<B3BI2H4BI", 0x11, 0x20, 31, 0, 4, 0, 32, 23, 8, 0, 23, 127),
     8: struct.pack("<B3BI2H4BI", 0x11, 0x20, 63, 0, 8, 0, 64, 52, 11, 0, 52, 1023),
 }
@@ -49,15 +55,17 @@ class _Writer:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._strings: list[bytes] = []
+        self._crc = 0
 
     def write(self, tree: Mapping[str, Node]) -> None:
-        self._stream.write(bytes(_SUPERBLOCK_BYTES + _HEAP_BYTES))
+        self._stream.write(bytes(HEAD_BYTES))
         root = self._group(tree)
         end = self._stream.tell()
-        block = b"\x89HDF\r\n\x1a\n" + struct.pack("<4B4Q", 2, 8, 8, 0, 0, _NONE, end, root)
+        block = SIGNATURE + struct.pack("<4B4Q", 2, 8, 8, 0, 0, _NONE, end, root)
+        self._strings.append(_MARK + bytes(8))
+        head = block + struct.pack("<I", lookup3(block)) + self._heap()
         self._stream.seek(0)
-        self._stream.write(block + struct.pack("<I", lookup3(block)))
-        self._stream.write(self._heap())
+        self._stream.write(head.replace(_MARK + bytes(8), _MARK + b"%08x" % zlib.crc32(head, self._crc)))
 
     def _group(self, children: Mapping[str, Node]) -> int:
         addresses = {name: self._node(child) for name, child in children.items()}
@@ -77,7 +85,7 @@ class _Writer:
             return self._dataset(_STRING_TYPE, 1, memoryview(reference))
         flat = np.ascontiguousarray(node).reshape(-1)
         flat = flat.astype(flat.dtype.newbyteorder("<"), copy=False)
-        return self._dataset(_FLOAT_TYPES[flat.itemsize], flat.size, flat.view(np.uint8).data)
+        return self._dataset(FLOAT_TYPES[flat.itemsize], flat.size, flat.view(np.uint8).data)
 
     def _dataset(self, datatype: bytes, count: int, data: memoryview) -> int:
         address = self._append(data)
@@ -98,9 +106,11 @@ class _Writer:
         return self._append(memoryview(header + struct.pack("<I", lookup3(header))))
 
     def _append(self, data: memoryview) -> int:
-        self._stream.write(bytes(-self._stream.tell() % 8))
-        address = self._stream.tell()
-        self._stream.write(data)
+        padding = bytes(-self._stream.tell() % 8)
+        address = self._stream.tell() + len(padding)
+        for piece in (padding, data):
+            self._crc = zlib.crc32(piece, self._crc)
+            self._stream.write(piece)
         return address
 
     def _heap(self) -> bytes:
@@ -111,6 +121,19 @@ class _Writer:
         if free < 16:
             raise ValueError(f"{len(self._strings)} strings do not fit into the heap of {_HEAP_BYTES} bytes")
         return heap + struct.pack("<2HIQ", 0, 0, 0, free) + bytes(free - 16)
+
+
+def own_checksum(head: bytes, rest: memoryview) -> tuple[int, int] | None:
+    """The CRC-32 a file of this writer carries (-1 if it was lost), and the one it has; None for other files.
+
+    head: the first HEAD_BYTES; rest: what follows. The sum is over the rest, then the head with the sum as zeros.
+    """
+    if head[_SUPERBLOCK_BYTES : _SUPERBLOCK_BYTES + 4] != b"GCOL":  # only this writer begins with its texts
+        return None
+    found = re.search(_MARK + rb"([0-9a-f]{8})", head)
+    if found is None:
+        return -1, 0
+    return int(found[1], 16), zlib.crc32(head.replace(found[0], _MARK + bytes(8)), zlib.crc32(rest))
 
 
 def lookup3(data: bytes) -> int:

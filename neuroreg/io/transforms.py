@@ -5,13 +5,11 @@ grid, p -> A(p + u(p)), is stored affine first, field last. Affines are stored w
 foreign files are folded in. Fields as NIfTI: 5-D (x, y, z, 1, 3), intent 1007, LPS.
 """
 
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
@@ -19,6 +17,7 @@ from neuroreg.errors import DataError, UsageError, WriteError
 from neuroreg.io import nifti_header
 from neuroreg.io.files import atomic_write, check_input, suffix_of
 from neuroreg.io.hdf5 import Node, write_hdf5
+from neuroreg.io.itk_records import COMPOSITE, Record, as_matlab, as_text, read_records
 from neuroreg.io.layout import MAX_VOXELS, geometry_of
 from neuroreg.io.nifti_header import INTENT_DISPLACEMENT, INTENT_VECTOR
 from neuroreg.io.nifti_writer import write_nifti
@@ -30,7 +29,16 @@ FIELD_SUFFIXES = (".nii", ".nii.gz")
 AFFINE_SUFFIXES = (".mat", ".tfm", ".txt")
 READ_SUFFIXES = (".h5", ".hdf5", *AFFINE_SUFFIXES, *FIELD_SUFFIXES)
 _AFFINE_TYPE = "AffineTransform_double_3_3"
+_FIELD_TYPE = "DisplacementFieldTransform"
+# numbers of parameters, then of fixed ones
+_LINEAR = {
+    "AffineTransform": (12, 3), "MatrixOffsetTransformBase": (12, 3), "Euler3DTransform": (6, 3, 4),
+    "VersorTransform": (3, 3), "VersorRigid3DTransform": (6, 3), "Similarity3DTransform": (7, 3),
+    "ScaleVersor3DTransform": (9, 3), "ScaleTransform": (3, 3), "TranslationTransform": (3, 0),
+    "IdentityTransform": (0, 0),
+}  # fmt: skip
 _MIN_DETERMINANT = 1e-12
+_MAX_SHEAR = 1e-3
 _IDENTITY = Affine(torch.eye(4, dtype=torch.float64))
 
 Leaves = tuple[Affine | DisplacementField, ...]
@@ -51,67 +59,96 @@ def read_transform(path: Path | str) -> Transform:
         )
     if suffix in FIELD_SUFFIXES:
         return read_field(path)
-    if path.stat().st_size == 0:
-        raise DataError("empty file", file=path)
-    if suffix == ".mat":
-        _check_matlab(path)
-    try:
-        parts = _parts(sitk.ReadTransform(str(path)), path)
-    except RuntimeError as error:
-        raise DataError("this is not a transform file, or it is damaged", file=path,
-                        remedy="get the file again from its source") from error  # fmt: skip
+    parts = _parts(read_records(path), path)
     return parts[0] if len(parts) == 1 else Chain(parts)
 
 
-def _parts(transform: sitk.Transform, path: Path) -> Leaves:
-    """The maps in the order they act on the point, nested composites flattened."""
-    transform = transform.Downcast()
-    if transform.GetDimension() != 3:
-        raise DataError(f"the transform is {transform.GetDimension()}-D, expected 3-D", file=path)
-    if isinstance(transform, sitk.CompositeTransform):
-        return _composite_parts(transform, path)
-    if isinstance(transform, sitk.DisplacementFieldTransform):
-        return (_field(transform.GetDisplacementField(), path),)
-    if transform.IsLinear():
-        return (Affine(_matrix(transform, path)),)
-    raise DataError(
-        f"{transform.GetName()} is not read", file=path, remedy="convert it to a displacement field first"
-    )
+def _parts(records: tuple[Record, ...], path: Path) -> Leaves:
+    """The maps in the order they act on the point."""
+    if records[0].kind == COMPOSITE:
+        return tuple(_part(record, path) for record in reversed(records[1:])) or (_IDENTITY,)
+    if len(records) > 1:
+        raise DataError(
+            f"it holds {len(records)} transforms and does not say in which order they act",
+            file=path,
+            remedy="write them as one composite, or give them one by one",
+        )
+    return (_part(records[0], path),)
 
 
-def _composite_parts(composite: sitk.CompositeTransform, path: Path) -> Leaves:
-    inner = [composite.GetNthTransform(n) for n in reversed(range(composite.GetNumberOfTransforms()))]
-    if len(inner) == 1 and inner[0].GetName() == composite.GetName():
-        # A type SimpleITK has no class for comes as a composite of itself, without end (MatrixOffsetTransformBase).
-        if not composite.IsLinear():
-            raise DataError("it holds a kind of transform that is not read", file=path)
-        return (Affine(_matrix(composite, path)),)
-    return tuple(part for transform in inner for part in _parts(transform, path)) or (_IDENTITY,)
+def _part(record: Record, path: Path) -> Affine | DisplacementField:
+    if record.kind.endswith(_FIELD_TYPE):
+        return _field(record, path)
+    counts = _LINEAR.get(record.kind)
+    if counts is None:
+        raise DataError(
+            f"{record.kind} is not read", file=path, remedy="convert it to a displacement field first"
+        )
+    if len(record.parameters) != counts[0] or len(record.fixed) not in counts[1:]:
+        raise DataError(
+            f"the {record.kind} has {len(record.parameters)} and {len(record.fixed)} numbers, "
+            f"expected {counts[0]} and {counts[1]}",
+            file=path,
+        )
+    return Affine(_matrix(record, path))
 
 
-def _matrix(transform: sitk.Transform, path: Path) -> torch.Tensor:
+def _matrix(record: Record, path: Path) -> torch.Tensor:
     """(4, 4) float64 with the centre of rotation folded in: M p + (t + c - M c)."""
     matrix = np.eye(4)
-    if all(hasattr(transform, name) for name in ("GetMatrix", "GetCenter", "GetTranslation")):
-        linear, centre = np.array(transform.GetMatrix()).reshape(3, 3), np.array(transform.GetCenter())
-        matrix[:3, :3], matrix[:3, 3] = (
-            linear,
-            np.array(transform.GetTranslation()) + centre - linear @ centre,
-        )
-    else:  # translations, scalings and generic linear maps: what they do to the origin and the axes says all
-        offset = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-        matrix[:3, 3] = offset
-        for axis in range(3):
-            matrix[:3, axis] = np.array(transform.TransformPoint(tuple(np.eye(3)[axis]))) - offset
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < _MIN_DETERMINANT:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if len(record.parameters) == 12:
+            linear, shift = record.parameters[:9].reshape(3, 3), record.parameters[9:]
+            matrix[:3, :3], matrix[:3, 3] = linear, shift + record.fixed - linear @ record.fixed
+        else:  # what it does to the origin and the axes says all
+            matrix[:3, 3], *axes = _by_itk(record, path)
+            matrix[:3, :3] = np.stack(axes, axis=1) - matrix[:3, 3:]
+        sound = np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3, :3])) >= _MIN_DETERMINANT
+    if not sound:
         raise DataError("the affine is singular or not finite", file=path)
     return torch.from_numpy(matrix)
 
 
-def _field(image: sitk.Image, path: Path) -> DisplacementField:
-    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    vectors = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32))
+def _by_itk(record: Record, path: Path) -> list[NDArray[np.float64]]:
+    """Where a rigid, similarity or scaling transform sends the origin and the ends of the three unit axes."""
+    import SimpleITK as sitk
+
+    kinds = {"TranslationTransform": sitk.sitkTranslation, "ScaleTransform": sitk.sitkScale,
+             "IdentityTransform": sitk.sitkIdentity}  # fmt: skip
+    kind = kinds.get(record.kind)
+    transform = getattr(sitk, record.kind)() if kind is None else sitk.Transform(3, kind)
+    try:
+        transform.SetFixedParameters(record.fixed.tolist())
+        transform.SetParameters(record.parameters.tolist())
+    except RuntimeError as error:
+        raise DataError(f"ITK refuses the numbers of the {record.kind}", file=path) from error
+    return [np.array(transform.TransformPoint(point)) for point in np.eye(4, 3, -1).tolist()]
+
+
+def _field(record: Record, path: Path) -> DisplacementField:
+    """Fixed parameters: size, origin, spacing, direction; parameters: vectors, x fastest."""
+    fixed = record.fixed.astype(np.float64)
+    sides = fixed[:3]
+    if len(fixed) != 18 or (sides < 1).any() or (sides != np.rint(sides)).any() or sides.max() > 2**31:
+        raise DataError("the displacement field has no sensible grid", file=path)
+    x, y, z = (int(n) for n in sides)
+    if x * y * z * 3 != len(record.parameters):
+        raise DataError(
+            f"the displacement field has {len(record.parameters)} numbers, its grid {x} x {y} x {z} x 3",
+            file=path,
+        )
+    spacing, axes = fixed[6:9], fixed[9:].reshape(3, 3)
+    if not (spacing > 0).all() or np.abs(axes.T @ axes - np.eye(3)).max() > _MAX_SHEAR:
+        raise DataError("the displacement field has no sensible grid", file=path)
+    with np.errstate(over="ignore"):
+        vectors = torch.from_numpy(record.parameters.reshape(z, y, x, 3).astype(np.float32))
+    geometry = Geometry((x, y, z), _three(spacing), _three(fixed[3:6]), tuple(axes.reshape(-1).tolist()))
     return DisplacementField(_finite(vectors, path).movedim(-1, 0).contiguous(), geometry)
+
+
+def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = values.tolist()
+    return (x, y, z)
 
 
 def _finite(data: torch.Tensor, path: Path) -> torch.Tensor:
@@ -206,7 +243,8 @@ def write_transform(transform: Transform, path: Path | str, *, overwrite: bool =
         affine = _collapsed(parts)
         if affine is None:
             raise UsageError(f"{suffix} holds affines only", file=path, remedy="use .h5 for a deformation")
-        content = _matlab(affine) if suffix == ".mat" else _text(affine)
+        write_as = as_matlab if suffix == ".mat" else as_text
+        content = write_as(_AFFINE_TYPE, _parameters(affine), np.zeros(3))
         _write(path, (affine,), lambda temporary: _write_new(temporary, content), overwrite=overwrite)
     elif suffix == ".h5":
         tree = {"TransformGroup": _composite(parts)}
@@ -284,42 +322,6 @@ def _parameters(affine: Affine) -> NDArray[np.float64]:
     """The twelve numbers of ITK's AffineTransform: the matrix row by row, then the translation; the centre is 0."""
     matrix = affine.matrix.detach().cpu().numpy()
     return np.concatenate((matrix[:3, :3].reshape(-1), matrix[:3, 3]))
-
-
-def _text(affine: Affine) -> bytes:
-    """ITK's text format; repr keeps every digit."""
-    numbers = " ".join(repr(value) for value in _parameters(affine).tolist())
-    return (
-        f"#Insight Transform File V1.0\n#Transform 0\nTransform: {_AFFINE_TYPE}\n"
-        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
-    ).encode("ascii")
-
-
-def _matlab(affine: Affine) -> bytes:
-    """ITK's binary format: two named columns of doubles in a MATLAB level 4 file."""
-    content = b""
-    for name, values in ((_AFFINE_TYPE, _parameters(affine)), ("fixed", np.zeros(3))):
-        label = name.encode("ascii") + b"\0"
-        content += (
-            struct.pack("<5i", 0, len(values), 1, 0, len(label)) + label + values.astype("<f8").tobytes()
-        )
-    return content
-
-
-def _check_matlab(path: Path) -> None:
-    """Refuse a level 4 file that ends too early: ITK reads what is missing as zeros. Raises DataError."""
-    content, place = path.read_bytes(), 0
-    while place < len(content):
-        head = content[place : place + 20]
-        kind, rows, columns, _, label = struct.unpack("<5i", head) if len(head) == 20 else (-1, 0, 0, 0, 0)
-        width = {0: 8, 10: 4}.get(kind, 0)
-        if not width or label < 1 or min(rows, columns) < 0:
-            raise DataError("this is not a transform file, or it is damaged", file=path)
-        place += 20 + label + rows * columns * width
-    if place != len(content):
-        raise DataError(
-            "the transform file is truncated", file=path, remedy="get the file again from its source"
-        )
 
 
 def _write_new(path: Path, content: bytes) -> None:
