@@ -44,6 +44,8 @@ class ImageFile:
     """of the file; of header and data file together where they are two"""
     invalid: Tensor | None = None
     """(1, Z, Y, X) bool: NaN or infinite in the file, 0 in the volume; None if there are none"""
+    unsure_sides: bool = False
+    """the header does not say beyond doubt which side is left"""
 
 
 def read_image(
@@ -68,6 +70,7 @@ def read_image(
         path=path, volume=Volume(torch.from_numpy(data)[None], raw.geometry), notes=notes,
         pixel_type=raw.layout.dtype.name, sha256=raw.sha256,
         invalid=None if invalid is None else torch.from_numpy(invalid)[None],
+        unsure_sides=raw.layout.unsure_sides,
     )  # fmt: skip
 
 

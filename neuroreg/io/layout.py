@@ -55,6 +55,8 @@ class Layout:
     at_end: bool = False
     """the voxels are the last bytes of the file, whatever lies before them"""
     notes: tuple[str, ...] = ()
+    unsure_sides: bool = False
+    """the header does not say beyond doubt which side is left"""
 
     @property
     def voxels(self) -> int:

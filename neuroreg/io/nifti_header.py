@@ -127,6 +127,7 @@ def layout_of(header: NiftiHeader, *, frame: int | None, xform: Xform, limits: L
     return Layout(
         size=(x, y, z), dtype=dtype, matrix=matrix, offset=offset, frame=chosen, frames=math.prod(sides[3:]),
         slope=slope, inter=inter, notes=(*type_notes, *frame_notes, *scale_notes, *matrix_notes, *offset_notes),
+        unsure_sides=_unsure_sides(header, xform),
     )  # fmt: skip
 
 
@@ -223,6 +224,15 @@ def voxel_to_lps(header: NiftiHeader, *, xform: Xform) -> tuple[NDArray[np.float
         matrix = RAS_TO_LPS @ matrix
     matrix = np.diag([scale, scale, scale, 1.0]) @ matrix
     return matrix, (*spacing_notes, *unit_notes, *notes)
+
+
+def _unsure_sides(header: NiftiHeader, xform: Xform) -> bool:
+    """Whether left could be right: no world frame, a negative voxel size, or two matrices that mirror each other."""
+    codes = (int(header.fields["qform_code"]), int(header.fields["sform_code"]))
+    spacing, negative = _spacing(header)
+    if negative or (max(codes) <= 0 and xform == "auto"):
+        return True
+    return min(codes) > 0 and _difference(_sform(header), _qform(header, spacing), header.sides[:3])[1]
 
 
 def _spacing(header: NiftiHeader) -> tuple[NDArray[np.float64], tuple[str, ...]]:

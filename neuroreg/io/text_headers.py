@@ -112,7 +112,7 @@ def metaimage_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -
     return Layout(
         size=(x, y, z), dtype=_type(fields, "ElementType", _MET_TYPES, big=big), matrix=matrix, frame=chosen,
         frames=frames, offset=offset, encoding="zlib" if packed else "raw", data_file=detached, at_end=at_end,
-        notes=notes,
+        notes=notes, unsure_sides=_NO_FRAME in notes,
     )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def nrrd_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -> Lay
     return Layout(
         size=(x, y, z), dtype=_nrrd_type(fields), matrix=matrix, frame=chosen, frames=count, offset=max(0, offset),
         encoding="raw" if encoding == "raw" else "gzip", data_file=detached, at_end=offset == -1,
-        notes=(*notes, *matrix_notes),
+        notes=(*notes, *matrix_notes), unsure_sides=any(note.startswith(_NO_FRAME) for note in matrix_notes),
     )  # fmt: skip
 
 

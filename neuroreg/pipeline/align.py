@@ -1,17 +1,20 @@
 """From two volumes to the maps between them: conform, affine, method, refinement, back to the world."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neuroreg import field
 from neuroreg.device import choose_device
 from neuroreg.errors import BusyError, DataError
 from neuroreg.io.transforms import read_transform
 from neuroreg.methods.base import Method, Prediction
+from neuroreg.methods.gaussnewton import Weights
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.config import AFFINES, REFINE_PRESETS, RegisterConfig
 from neuroreg.pipeline.engine import Engine
@@ -109,13 +112,19 @@ def _align_on(
 
 
 def find_affine(config: RegisterConfig, engine: Engine, coarse: Conformed, device: torch.device) -> Affine:
-    """The affine part, LPS mm, fixed to moving: computed, read from a file, or the identity."""
-    if config.affine == "none" and engine.name != "affine":
+    """The affine part, LPS mm, fixed to moving: computed, read from a file, or the identity.
+
+    Method ``affine`` starts from the file; the others take it as it is.
+    """
+    if config.affine == "none":
         return Affine(torch.eye(4, dtype=torch.float64))
+    start = None
     if config.affine not in AFFINES:
-        return _only_affine(read_transform(Path(config.affine)), Path(config.affine))
-    method = engine.affine
-    found = method.predict(coarse.fixed.to(device), coarse.moving.to(device))
+        given = _only_affine(read_transform(Path(config.affine)), Path(config.affine))
+        if engine.name != "affine":
+            return given
+        start = _start(coarse, given, device)
+    found = _run(engine.affine, coarse, start, device)
     assert found.affine is not None
     return affine_to_world(found.affine, coarse.fixed_grid, coarse.moving_grid)
 
@@ -159,19 +168,56 @@ def _predict(method: Method, pair: Conformed, affine: Affine, device: torch.devi
     network = getattr(method, "network", None)
     if isinstance(network, nn.Module):
         network.to(device)
+    return _run(method, pair, _start(pair, affine, device), device)
+
+
+def _start(pair: Conformed, affine: Affine, device: torch.device) -> Prediction:
+    """The affine and no displacement yet."""
     matrix = affine_to_voxels(affine, pair.fixed_grid, pair.moving_grid).to(device, torch.float32)
     zero = torch.zeros(1, 3, *pair.fixed_grid.level(1).shape, device=device)
-    start = Prediction(zero, affine=matrix, level=1)
-    return method.predict(pair.fixed.to(device), pair.moving.to(device), start)
+    return Prediction(zero, affine=matrix, level=1)
+
+
+def _run(method: Method, pair: Conformed, start: Prediction | None, device: torch.device) -> Prediction:
+    """The method on the pair, with the masks as it can take them: as masks, as weights, or blanked out."""
+    takes = inspect.signature(method.predict).parameters
+    given: dict[str, object] = {}
+    if pair.fixed_counts is not None or pair.moving_counts is not None:
+        if "fixed_mask" in takes:
+            given = {
+                "fixed_mask": _on(device, pair.fixed_counts),
+                "moving_mask": _on(device, pair.moving_counts),
+            }
+        elif "weights" in takes:
+            given = {"weights": _weights(pair, device)}
+        else:
+            pair = pair.blanked()
+    predict: Callable[..., Prediction] = method.predict
+    return predict(pair.fixed.to(device), pair.moving.to(device), start, **given)
+
+
+def _weights(pair: Conformed, device: torch.device) -> Weights | None:
+    """The masks as the Gauss-Newton engine takes them; None without masks."""
+    if pair.fixed_counts is None and pair.moving_counts is None:
+        return None
+    return Weights(
+        fixed_mask=None if pair.fixed_counts is None else pair.fixed_mask.to(device),
+        fixed_weight=_on(device, pair.fixed_counts),
+        moving_weight=_on(device, pair.moving_counts),
+    )
+
+
+def _on(device: torch.device, counts: Tensor | None) -> Tensor | None:
+    return None if counts is None else counts.to(device, torch.float32)
 
 
 def _refine(prediction: Prediction, pair: Conformed, effort: str, device: torch.device) -> Prediction:
     from neuroreg.refine import refine  # the engine, only when it is asked for
 
-    fixed, moving = pair.fixed.to(device), pair.moving.to(device)
+    fixed, moving, weights = pair.fixed.to(device), pair.moving.to(device), _weights(pair, device)
     if effort in REFINE_PRESETS:
-        return refine(prediction, fixed, moving, preset=effort)
-    return refine(prediction, fixed, moving, iterations=int(effort))
+        return refine(prediction, fixed, moving, preset=effort, weights=weights)
+    return refine(prediction, fixed, moving, iterations=int(effort), weights=weights)
 
 
 def _transfer(prediction: Prediction, pair: Conformed, finest: Conformed) -> Prediction:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from neuroreg import checkpoints
 from neuroreg.errors import UsageError
-from neuroreg.methods import METHODS
+from neuroreg.methods import METHODS, gaussnewton
 from neuroreg.methods.base import Method
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.registry import find, unknown_name
@@ -24,9 +24,37 @@ class Engine:
     affine: Method
     weights: checkpoints.WeightRecord | None = None
 
+    def options(self, config: RegisterConfig) -> dict[str, dict[str, object]]:
+        """Every option of each stage of this run (affine, method, refine), defaults included, as plain JSON values."""
+        stages = {}
+        if config.affine == "affine" or self.name == "affine":
+            stages["affine"] = _dump(self.affine)
+        stages[self.name] = _dump(self.method)
+        if config.refine is not None and self.name != "affine":
+            from neuroreg import refine  # the engine, only when it is asked for
+
+            preset = config.refine if config.refine in refine.ITERATIONS else None
+            plan = refine.ITERATIONS[preset] if preset else (0, 0, *[int(config.refine)] * 2)
+            stages["refine"] = {**_dump(gaussnewton.GaussNewton()), "preset": preset, "iterations": [*plan]}
+        return stages
+
+
+def _dump(method: Any) -> dict[str, object]:
+    """The method's whole Config; of a preset also what it stands for."""
+    config = getattr(method, "config", None)
+    options: dict[str, object] = config.model_dump(mode="json") if isinstance(config, BaseModel) else {}
+    if isinstance(config, gaussnewton.GaussNewton.Config) and config.iterations is None:
+        options["iterations"] = [*gaussnewton.ITERATIONS[config.preset]]
+    return {"spacing_mm": method.spacing_mm, **options}
+
 
 def load_engine(config: RegisterConfig) -> Engine:
     """The method with its options and weights. Raises UsageError, UnavailableError, DataError."""
+    if (config.method, config.affine) == ("affine", "none"):
+        raise UsageError(
+            "method 'affine' without an affine does nothing",
+            remedy="leave out --affine none, or choose a deformable --method",
+        )
     kind = _class_of(config.method)
     aligner = _class_of("affine")
     default_affine: Method = aligner(aligner.Config())

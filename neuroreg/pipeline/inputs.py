@@ -36,12 +36,14 @@ class Inputs:
 
     files: Mapping[str, ImageFile]
     fixed: Volume
-    """what is registered: the fixed image inside its mask"""
     moving: Volume
-    """what is registered: the moving image inside its mask"""
     fixed_mask: Volume | None
+    """where the fixed image's data count; None: everywhere"""
     moving_mask: Volume | None
+    """where the moving image's data count; None: everywhere"""
     warnings: tuple[str, ...]
+    more_than_brain: tuple[str, ...] = ()
+    """those of the warnings that speak of a skull or face left in what counts"""
 
     def digest(self, role: str, path: Path) -> str:
         """The sha256 of an input, images from the reading of them."""
@@ -130,14 +132,16 @@ def read_inputs(config: RegisterConfig) -> Inputs:
         for role in (f"{side}_labels", f"{side}_mask"):
             if role in images:
                 check_same_grid(images[role], images[side])
-    fixed_mask, moving_mask = (_mask(images, side) for side in ("fixed", "moving"))
+    masks = {side: _mask(images, side) for side in ("fixed", "moving")}
+    more = tuple(_more_than_brain(images, masks))
     return Inputs(
         files=images,
-        fixed=_inside(images["fixed"].volume, fixed_mask),
-        moving=_inside(images["moving"].volume, moving_mask),
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        warnings=tuple(_warnings(images)),
+        fixed=images["fixed"].volume,
+        moving=images["moving"].volume,
+        fixed_mask=masks["fixed"],
+        moving_mask=masks["moving"],
+        warnings=(*_warnings(images), *more),
+        more_than_brain=more,
     )
 
 
@@ -161,8 +165,22 @@ def _mask(images: Mapping[str, ImageFile], side: str) -> Volume | None:
     return Volume(inside.to(torch.uint8), image.volume.geometry, is_label=True)
 
 
-def _inside(volume: Volume, mask: Volume | None) -> Volume:
-    return volume if mask is None else volume.with_data(torch.where(mask.data > 0, volume.data, 0.0))
+def _turn(image: ImageFile) -> float:
+    """Above 0 where the voxel axes are right-handed in the world, below where they are left-handed."""
+    return float(torch.tensor(image.volume.geometry.direction).reshape(3, 3).det())
+
+
+def _more_than_brain(images: Mapping[str, ImageFile], masks: Mapping[str, Volume | None]) -> Iterable[str]:
+    """One line for each side whose image, inside its mask if one was given, holds more than a brain."""
+    for side, mask in masks.items():
+        image, given = images[side], f"{side}_mask" in images
+        counts = mask.data > 0 if given and mask is not None else None
+        if brain.exceeds_brain(image.volume, counts):
+            cure = "give a mask of the brain alone" if given else f"strip it or give --{side}-mask"
+            yield (
+                f"the {side} image {image.path.name} seems to hold more than the brain"
+                f"{' inside its mask' if given else ''}; {cure} for a better result"
+            )
 
 
 def _warnings(images: Mapping[str, ImageFile]) -> Iterable[str]:
@@ -171,17 +189,11 @@ def _warnings(images: Mapping[str, ImageFile]) -> Iterable[str]:
     fixed, moving = images["fixed"], images["moving"]
     if fixed.path.resolve() == moving.path.resolve() or fixed.sha256 == moving.sha256:
         yield "fixed and moving are the same image"
-    sides = {
-        side: torch.tensor(images[side].volume.geometry.direction).reshape(3, 3).det()
-        for side in ("fixed", "moving")
-    }
-    if sides["fixed"] * sides["moving"] < 0:
-        yield "the axes of the two images have different handedness; make sure that left is left in both"
-    for side in sides:
-        if f"{side}_mask" not in images and not brain.looks_stripped(images[side].volume):
-            yield (
-                f"the {side} image {images[side].path.name} seems to hold more than the brain; "
-                f"strip it or give --{side}-mask for a better result"
-            )
+    # Other handedness alone is ordinary (LAS beside RAS): good headers settle it. Not so where one is in doubt.
+    if (fixed.unsure_sides or moving.unsure_sides) and _turn(fixed) * _turn(moving) < 0:
+        yield (
+            "the axes of the two images have different handedness and a header leaves left and right in doubt; "
+            "make sure that left is left in both"
+        )
     if "fixed_labels" in images and "moving_labels" not in images:
         yield "no regions are compared: --fixed-labels needs --moving-labels too"

@@ -40,10 +40,12 @@ class Findings:
 
 
 @torch.inference_mode()
-def judge(alignment: Alignment, inverse: Transform | None, aligner: Method) -> Findings:
+def judge(
+    alignment: Alignment, inverse: Transform | None, aligner: Method, *, doubts: Sequence[str] = ()
+) -> Findings:
     """Similarity before and after, regularity, size of the map, consistency with the inverse, inside the brain.
 
-    ``aligner`` finds affine maps; it looks for a mirrored head.
+    ``aligner`` finds affine maps; it looks for a mirrored head. ``doubts`` about the inputs count against the result.
     """
     pair = alignment.coarse
     grid, mask = pair.fixed_grid, pair.fixed_mask
@@ -67,8 +69,10 @@ def judge(alignment: Alignment, inverse: Transform | None, aligner: Method) -> F
     finite = {
         name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()
     }
-    warnings = _suspicions(pair.fixed, moved["affine"], mask, aligner)
-    return Findings(finite, warnings, verdict(finite, warnings))
+    blank = pair.blanked()
+    plain = _read(blank.moving, ends["affine"], pair.moving_grid)
+    warnings = _suspicions(blank.fixed, plain, mask, aligner)
+    return Findings(finite, warnings, verdict(finite, (*doubts, *warnings)))
 
 
 def _read(image: Tensor, points: Tensor, grid: Geometry) -> Tensor:

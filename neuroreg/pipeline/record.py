@@ -54,6 +54,9 @@ class RunRecord(BaseModel):
     seed: int
     deterministic: bool
     config: dict[str, object]
+    """what was asked for; ``--config run.json`` asks for it again"""
+    method_options: dict[str, dict[str, object]] = {}
+    """every option of each stage that ran, defaults and those of the weights included"""
     inputs: dict[str, dict[str, object]]
     """role -> name, sha256 (and path with --provenance full)"""
     weights: dict[str, object] | None

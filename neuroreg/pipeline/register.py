@@ -165,7 +165,13 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
     notes = [*run.inputs.warnings, *alignment.warnings, *_left_over(config, names)]
     maps = Maps(alignment, run.inputs.fixed.geometry)
     with clock("judge"):
-        findings = judge(alignment, maps.inverse if "inverse" in names else None, run.engine.affine)
+        findings = judge(
+            alignment,
+            maps.inverse if "inverse" in names else None,
+            run.engine.affine,
+            # An affine of whole heads is a good one; the figures of a deformation are meant for brains.
+            doubts=() if run.engine.name == "affine" else run.inputs.more_than_brain,
+        )
     notes += findings.warnings
     (config.folder / RECORD_NAME).unlink(
         missing_ok=True
@@ -249,6 +255,7 @@ def _record(run: _Run, alignment: Alignment, findings: Findings, notes: Sequence
         started=run.clock.started,
         finished=utc_now(),
         config=scrub(run.config, full=run.full),
+        method_options=run.engine.options(run.config),
         seconds=run.clock.total(),
         figures=findings.figures,
         quality=findings.quality,

@@ -10,7 +10,7 @@ from neuroreg.errors import DataError
 from neuroreg.preprocess.intensity import percentile
 from neuroreg.volume import Volume
 
-_STRIPPED_LITRES = (0.3, 2.3)  # a child's to a large adult's brain with its CSF; whole heads start near 3 L
+BRAIN_LITRES = (0.3, 2.3)  # a child's to a large adult's brain with its CSF; whole heads start near 3 L
 _EMPTY_SHARE = 0.2  # a stripped image has at least this share of exactly constant background
 
 
@@ -26,8 +26,22 @@ def looks_stripped(volume: Volume) -> bool:
     """Whether the skull is gone: a constant background, and no more than a brain's volume in front of it."""
     front = volume.data != background_value(volume.data)
     litres = float(front.sum()) * volume.geometry.voxel_volume_mm3 / 1e6
-    enough_background = 1.0 - float(front.float().mean()) >= _EMPTY_SHARE
-    return enough_background and _STRIPPED_LITRES[0] <= litres <= _STRIPPED_LITRES[1]
+    return _has_background(front) and BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1]
+
+
+def exceeds_brain(volume: Volume, counts: Tensor | None = None) -> bool:
+    """Whether a skull, a face or a neck is left: more than a brain's volume, or no constant background to tell.
+
+    ``counts`` (bool, the shape of volume.data) limits it to the voxels that count.
+    """
+    front = volume.data != background_value(volume.data)
+    front = front if counts is None else front & counts
+    litres = float(front.sum()) * volume.geometry.voxel_volume_mm3 / 1e6
+    return litres > BRAIN_LITRES[1] or (counts is None and not _has_background(front))
+
+
+def _has_background(front: Tensor) -> bool:
+    return 1.0 - float(front.float().mean()) >= _EMPTY_SHARE
 
 
 def foreground(volume: Volume) -> Tensor:

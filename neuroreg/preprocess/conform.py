@@ -6,14 +6,14 @@ that a 1 mm image is re-ordered and cropped, not blurred.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from neuroreg import field
 from neuroreg.errors import DataError, UsageError
-from neuroreg.preprocess import brain, intensity
+from neuroreg.preprocess import brain, masks
 from neuroreg.transforms import Affine, DisplacementField
 from neuroreg.volume import Geometry, Volume
 
@@ -40,6 +40,22 @@ class Conformed:
     """(1, 1, D, H, W) bool: the given mask, else the brain (stripped images) or the head"""
     moving_mask: Tensor
     """(1, 1, d, h, w) bool"""
+    fixed_counts: Tensor | None = None
+    """(1, 1, D, H, W) bool: False where data must not count, as the given mask has it; None without a mask"""
+    moving_counts: Tensor | None = None
+    """(1, 1, d, h, w) bool, likewise"""
+    fixed_rest: Tensor | None = None
+    """(1, 1, D, H, W) bool: left out by the mask and yet to be seen in the image; None: nothing is"""
+    moving_rest: Tensor | None = None
+    """(1, 1, d, h, w) bool, likewise"""
+
+    def blanked(self) -> "Conformed":
+        """The same pair with 0 in whatever a mask leaves out, for methods that cannot weigh."""
+        return replace(
+            self,
+            fixed=self.fixed if self.fixed_rest is None else self.fixed * ~self.fixed_rest,
+            moving=self.moving if self.moving_rest is None else self.moving * ~self.moving_rest,
+        )
 
 
 def conform(
@@ -54,20 +70,27 @@ def conform(
 ) -> Conformed:
     """Both images, each on its own network grid; no affine is applied.
 
-    Sides are multiples of ``divisor``. Images finer than ``spacing_mm`` are smoothed first. Raises DataError for
-    images that are empty or not finite, UsageError for impossible options.
+    Sides are multiples of ``divisor``. Images finer than ``spacing_mm`` are smoothed first. A mask says which data
+    count; it sets the intensity scale and, of a whole head, the box. A lesion it leaves out is filled in from
+    around it (zeros would pull harder than the lesion did); the skull goes when the other image has none either.
+    Raises DataError for images that are empty or not finite, UsageError for impossible options.
     """
     if spacing_mm <= 0 or divisor < 1 or margin_mm < 0:
         raise UsageError(f"no grid has spacing {spacing_mm} mm, divisor {divisor} and margin {margin_mm} mm")
     rule = (spacing_mm, divisor, margin_mm)
-    fixed_data, fixed_inside, fixed_grid = _conform_one(fixed, fixed_mask, rule)
-    moving_data, moving_inside, moving_grid = _conform_one(moving, moving_mask, rule)
-    return Conformed(fixed_data, moving_data, fixed_grid, moving_grid, fixed_inside, moving_inside)
+    one, two = _conform_one(fixed, fixed_mask, rule), _conform_one(moving, moving_mask, rule)
+    # Skulls are taken away on both sides or on neither: a brain fits no head.
+    bare = one.bare and two.bare
+    fixed_image, fixed_counts, fixed_rest = one.leave_out(bare=bare)
+    moving_image, moving_counts, moving_rest = two.leave_out(bare=bare)
+    return Conformed(
+        fixed=fixed_image, moving=moving_image, fixed_grid=one.grid, moving_grid=two.grid,
+        fixed_mask=one.inside, moving_mask=two.inside, fixed_counts=fixed_counts, moving_counts=moving_counts,
+        fixed_rest=fixed_rest, moving_rest=moving_rest,
+    )  # fmt: skip
 
 
-def _conform_one(
-    volume: Volume, mask: Volume | None, rule: tuple[float, int, float]
-) -> tuple[Tensor, Tensor, Geometry]:
+def _conform_one(volume: Volume, mask: Volume | None, rule: tuple[float, int, float]) -> masks.Side:
     if volume.data.shape[0] != 1:
         raise DataError(f"expected one channel, got {volume.data.shape[0]}")
     data = volume.data.to(torch.float32)
@@ -78,16 +101,21 @@ def _conform_one(
     if data.min() < 0:  # z-scores or CT: lift to 0 and up, the background stays the darkest
         data = torch.where(front, data - data[front].min(), torch.zeros(()))
         volume = Volume(data, volume.geometry)
-    whole_head = mask is not None and not brain.looks_stripped(volume)
-    boxed = (mask.data > 0, mask.geometry) if whole_head and mask is not None else (front, volume.geometry)
-    grid = network_grid(boxed[0], boxed[1], *rule, aligned_with=volume.geometry)
-    if mask is None:
-        radius = max(1, round(_CLOSE_MM / 2 / rule[0]))
-        inside = brain.close_and_fill(_onto(front, volume.geometry, grid) > 0.5, radius=radius)
-    else:
-        inside = _onto(mask.data > 0, mask.geometry, grid) >= 0.5
+    boxed, where = _boxed(volume, front, mask)
+    grid = network_grid(boxed, where, *rule, aligned_with=volume.geometry)
+    radius = max(1, round(_CLOSE_MM / 2 / rule[0]))
+    inside = brain.close_and_fill(_onto(front, volume.geometry, grid) > 0.5, radius=radius)
     image = _onto(data, volume.geometry, grid, smooth=True)
-    return intensity.scale(image, inside if bool(inside.any()) else None), inside, grid
+    counts = None if mask is None else _onto(mask.data > 0, mask.geometry, grid) >= 0.5
+    return masks.side(image, inside, counts, grid, stripped=brain.looks_stripped(volume), radius=radius)
+
+
+def _boxed(volume: Volume, front: Tensor, mask: Volume | None) -> tuple[Tensor, Geometry]:
+    """What the box is put around, and its grid: the head or brain, of a whole head what its mask holds of it."""
+    if mask is None or brain.looks_stripped(volume):
+        return front, volume.geometry
+    inside = mask.data > 0
+    return inside & front if mask.geometry.same_grid(volume.geometry) else inside, mask.geometry
 
 
 def network_grid(
