@@ -116,6 +116,9 @@ def test_a_misspelt_command_is_answered_with_the_near_one(capsys: pytest.Capture
         (["register", "a.nii", "b.nii", "--set", "x"], "expected KEY=VALUE"),
         (["register"], "the fixed and the moving image is missing"),
         (["apply"], "Missing"),
+        (["register", "a.nii", "b.nii", "-o", ""], "the value after -o is empty; is a variable"),
+        (["register", "a.nii", "b.nii", "--output="], "the value after --output is empty"),
+        (["register", "", "b.nii"], "the value after register is empty"),
     ],
 )
 def test_usage_errors_are_one_line_and_2(
@@ -213,6 +216,22 @@ def test_hostile_names_are_harmless(text: str, shown: str, capsys: pytest.Captur
 def test_a_long_line_is_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
     console.fail(65, "x" * 500)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_table_in_a_pipe_is_lines_with_tabs_and_whole_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_table("Title", ("id", "name"), [("100000007", "x" * 200), ("a\tb", None)])
+    assert capsys.readouterr().out == f"Title\nid\tname\n100000007\t{'x' * 200}\na b\t\n"
+
+
+def test_a_table_on_a_terminal_cuts_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    console.show_table("", ("id", "name"), [("100000007", "a long name of a region")] * 2)
+    drawn = capsys.readouterr().out
+    assert "…" not in drawn
+    assert "│" in drawn
 
 
 def test_stages_are_silent_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ ONE_VOXEL_ON = AFFINE_RAS[:3, 3] + AFFINE_RAS[:3, 0]
 """Where the sform of the unsure files puts the first voxel: their qform, one voxel further along x."""
 
 COMMANDS = {
-    "register": ["register", "fixed.nii.gz", "{}", "--affine", "none", "--method", "affine"],
+    "register": ["register", "fixed.nii.gz", "{}", "--method", "affine"],
     "apply": ["apply", "same.mat", "{}", "--to", "fixed.nii.gz"],
     "evaluate": ["evaluate", "{}", "{}"],
     "convert": ["convert", "{}", "out.mha"],
@@ -107,3 +107,12 @@ def test_evaluate_reads_one_frame_and_one_world_frame(capsys: pytest.CaptureFixt
     code, err = told(capsys, "evaluate", "seg.nii.gz", "seg_unsure.nii.gz", "--xform", "sform")
     assert code == 65
     assert "neuroreg apply TRANSFORM LABELS --to FIXED --labels" in err
+
+
+@pytest.mark.parametrize("command", ["register", "affine"])
+def test_a_plan_carries_the_name_of_its_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [command, "fixed.nii.gz", "unsure.nii.gz", "--xform", "qform", "--dry-run", "--json", "-q"]
+    assert run([*arguments, *(["--method", "affine"] if command == "register" else [])]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["command"], told["dry_run"]) == (command, True)
+    assert not Path("unsure_to_fixed").exists()

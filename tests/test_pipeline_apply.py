@@ -93,7 +93,7 @@ def test_transforms_and_images_are_told_apart(folder: Path) -> None:
     transforms, images = split_files([folder / name for name in names])
     assert [p.name for p in transforms] == names[:2]
     assert [p.name for p in images] == names[2:]
-    with pytest.raises(UsageError, match="a transform is missing"):
+    with pytest.raises(UsageError, match=r"a transform is missing, this is none; moving\.nii\.gz"):
         split_files([folder / "moving.nii.gz"])
     with pytest.raises(UsageError, match="an image to move is missing"):
         split_files([folder / "bend.h5"])

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -139,6 +141,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; every failure is shown as one line and returned as its exit code."""
     options = set(arguments[: list(arguments).index("--")] if "--" in arguments else arguments)
     try:
+        _check_words(arguments)
         outcome = app(args=list(arguments), prog_name="neuroreg", standalone_mode=False)
     except _Terminated as stop:
         return int(stop.code or 143)
@@ -156,6 +159,16 @@ def run(arguments: Sequence[str]) -> int:
     if outcome == 130:
         return _report_interrupt()
     return outcome if isinstance(outcome, int) else 0
+
+
+def _check_words(arguments: Sequence[str]) -> None:
+    """Refuse what a script passes on when its variable is unset: "" as a path would be the working directory."""
+    for before, word in pairwise(("neuroreg", *arguments)):
+        if not word or re.fullmatch(r"--[a-z-]+=", word):
+            where = word.rstrip("=") or before
+            raise UsageError(
+                f"the value after {where} is empty", remedy="is a variable of your script unset?"
+            )
 
 
 def _close_stdout() -> int:

@@ -88,13 +88,19 @@ def show_files(
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table of results on stdout."""
+    """A table of results on stdout: drawn on a terminal, else lines with a tab between cells, and no cell cut."""
+    cells = [[printable("" if cell is None else cell) for cell in row] for row in rows]
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        for line in ([title] if title else []) + ["\t".join(row) for row in (columns, *cells)]:
+            sys.stdout.write(line + "\n")
+        return
     table = Table(title=title or None, title_justify="left")
     for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(Text(printable("" if cell is None else cell)) for cell in row))
-    Console(markup=False, highlight=False, emoji=False).print(table)
+        table.add_column(column, overflow="fold")  # rich would shorten 16777217 to 1677…
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 def note(text: str, *, quiet: bool = False) -> None:

@@ -61,7 +61,7 @@ def run(name: str, given: Mapping[str, Any], **fixed_settings: object) -> None:
     if given["dry_run"]:
         from neuroreg.pipeline.register import plan
 
-        show_plan(plan(config), given)
+        show_plan(plan(config), given, command=name)
         return
     with console.stages(quiet=given["quiet"], verbose=given["verbose"] > 0) as progress:
         progress("load")
@@ -79,10 +79,10 @@ def _write_report(path: Path, **page: Any) -> None:
     write_report(path, **page)
 
 
-def show_plan(plan: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def show_plan(plan: Mapping[str, Any], given: Mapping[str, Any], *, command: str) -> None:
     """What a run would do."""
     if given["json"]:
-        console.emit(plan, command="register")
+        console.emit(plan, command=command)
         return
     for warning in plan["warnings"]:
         console.warn(warning, quiet=given["quiet"])
@@ -100,7 +100,7 @@ def show_outcome(record: "RunRecord", folder: Path, given: Mapping[str, Any]) ->
     console.note(summary(record), quiet=quiet)
     strict = bool(record.config.get("strict_qc")) and not record.quality.passed
     if given["json"] and not strict:  # stdout carries one object; a failed one comes from the error
-        console.emit({**record.model_dump(mode="json"), "status": "ok"}, command=record.command)
+        console.emit({"folder": str(folder), **record.model_dump(mode="json")}, command=record.command)
     elif not given["json"]:
         console.show(str(folder))
 

@@ -58,8 +58,9 @@ def split_files(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ..
     kinds = [_is_transform(path) for path in paths]
     count = kinds.index(False) if False in kinds else len(kinds)
     if count == 0 or count == len(paths):
-        missing = "a transform" if count == 0 else "an image to move"
-        raise UsageError(f"{missing} is missing", remedy="neuroreg apply TRANSFORM... --to FIXED IMAGE...")
+        what = "a transform is missing, this is none" if count == 0 else "an image to move is missing"
+        file = paths[0] if count == 0 else None
+        raise UsageError(what, file=file, remedy="neuroreg apply TRANSFORM... --to FIXED IMAGE...")
     if any(kinds[count:]):
         late = paths[kinds.index(True, count)]
         raise UsageError("a transform stands among the images", file=late, remedy="name the transforms first")
