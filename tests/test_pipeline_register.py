@@ -16,8 +16,10 @@ from neuroreg.errors import DataError, UsageError, WriteError
 from neuroreg.io.images import read_image, write_image
 from neuroreg.io.transforms import read_transform, write_transform
 from neuroreg.methods import METHODS
+from neuroreg.methods.gaussnewton import ITERATIONS
 from neuroreg.pipeline import align, outputs
 from neuroreg.pipeline.config import RegisterConfig, resolve
+from neuroreg.pipeline.engine import load_engine
 from neuroreg.pipeline.register import plan, register
 from neuroreg.registry import Entry
 from neuroreg.transforms import Affine, Chain, DisplacementField
@@ -247,6 +249,137 @@ def test_a_mask_limits_what_is_registered(pair: tuple[Path, Path], tmp_path: Pat
     write_image(Volume(mask * 0, fixed.geometry, is_label=True), tmp_path / "empty.nii.gz")
     with pytest.raises(DataError, match="mask is empty"):
         register(config(pair, tmp_path / "c", fixed_mask=tmp_path / "empty.nii.gz"))
+
+
+def write_mask(folder: Path, like: Path, inside: torch.Tensor, name: str = "mask.nii.gz") -> Path:
+    geometry = read_image(like).volume.geometry
+    write_image(Volume(inside.to(torch.uint8)[None], geometry, is_label=True), folder / name, overwrite=True)
+    return folder / name
+
+
+def test_a_mask_blanks_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    inside = torch.zeros(read_image(pair[0]).volume.geometry.shape)
+    inside[10:24, 12:30, 10:28] = 1
+    mask = write_mask(tmp_path, pair[0], inside)
+    plain = register(config(pair, tmp_path / "a", outputs="image,transform"))
+    masked = register(config(pair, tmp_path / "b", outputs="image,transform", fixed_mask=mask))
+    # the toy sees no intensities, so its map is the same, and so is all that is moved through it
+    assert plain.outputs == masked.outputs
+
+
+class Weighing(phantoms.Toy):
+    """Keeps what it was given."""
+
+    given: tuple[torch.Tensor, torch.Tensor, Any]
+
+    def predict(
+        self, fixed: torch.Tensor, moving: torch.Tensor, start: Any = None, *, weights: Any = None
+    ) -> Any:
+        type(self).given = (fixed, moving, weights)
+        return super().predict(fixed, moving, start)
+
+
+@pytest.fixture
+def weighing(monkeypatch: pytest.MonkeyPatch) -> type[Weighing]:
+    monkeypatch.setattr(phantoms, "Weighing", Weighing, raising=False)
+    monkeypatch.setitem(METHODS, "weighing", Entry("pipeline_phantoms:Weighing", "for tests"))
+    return Weighing
+
+
+def test_masks_reach_methods_that_weigh_and_the_refinement(
+    pair: tuple[Path, Path], tmp_path: Path, weighing: type[Weighing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = read_image(pair[1]).volume.geometry.shape
+    inside = torch.ones(shape)
+    inside[15:20, 15:20, 16:24] = 0  # a lesion of the moving head
+    mask = write_mask(tmp_path, pair[1], inside)
+    refined: list[Any] = []
+
+    def refine(prediction: Any, fixed: torch.Tensor, moving: torch.Tensor, *, weights: Any, **_: Any) -> Any:
+        refined.append(weights)
+        return prediction
+
+    monkeypatch.setattr("neuroreg.refine.refine", refine)
+    register(
+        config(pair, tmp_path / "a", method="weighing", outputs="affine", refine="fast", moving_mask=mask)
+    )
+    _, moving, weights = weighing.given
+    spacing = torch.tensor(read_image(pair[1]).volume.geometry.spacing).prod()
+    for found, voxel in ((weights, 8.0), (refined[0], 1.0)):
+        assert found.fixed_mask is None
+        left_out = float((found.moving_weight == 0).sum()) * voxel
+        assert left_out == pytest.approx(5 * 5 * 8 * float(spacing), rel=0.15)
+    assert float(moving[weights.moving_weight == 0].min()) > 0.1  # filled in, not cut out
+    register(config(pair, tmp_path / "b", method="weighing", outputs="affine"))
+    assert weighing.given[2] is None
+
+
+def test_the_record_holds_every_option(pair: tuple[Path, Path], tmp_path: Path, shift_file: Path) -> None:
+    done = register(config(pair, tmp_path / "a", affine=str(shift_file), options={"amplitude": 0.7}, refine="1",
+                           outputs="affine"))  # fmt: skip
+    read = json.loads((tmp_path / "a" / "run.json").read_text())["method_options"]
+    assert read == done.method_options
+    assert read["toy"] == {"spacing_mm": 2.0, "amplitude": 0.7, "seconds": 0.0}
+    assert read["refine"]["iterations"] == [0, 0, 1, 1]
+    assert read["refine"]["windows"] == [5, 19]
+    assert "affine" not in read  # it came from a file
+    engine = load_engine(config(pair, tmp_path / "b", method="gaussnewton", affine="affine"))
+    options = engine.options(config(pair, tmp_path / "b", method="gaussnewton", affine="affine"))
+    assert options["gaussnewton"]["iterations"] == list(ITERATIONS["mid"])
+    assert options["gaussnewton"]["spacing_mm"] == 1.0
+    assert options["affine"]["dof"] == 12
+
+
+def test_affine_without_an_affine_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="without an affine does nothing"):
+        plan(config(pair, tmp_path / "out", method="affine"))
+
+
+def test_without_an_affine_none_is_looked_for(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(align, "_run", lambda method, *rest: toy_only(method, *rest))
+    register(config(pair, tmp_path / "out", outputs="affine"))
+    assert torch.equal(
+        read_transform(tmp_path / "out" / "affine.mat").matrix, torch.eye(4, dtype=torch.float64)
+    )
+
+
+def toy_only(method: Any, pair: Any, start: Any, device: Any) -> Any:
+    assert isinstance(method, phantoms.Toy)
+    return method.predict(pair.fixed, pair.moving, start)
+
+
+def test_method_affine_starts_from_a_file(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    near = torch.eye(4, dtype=torch.float64)
+    near[:3, 3] = torch.tensor(phantoms.SHIFT_MM, dtype=torch.float64) + torch.tensor([3.0, -3.0, 2.0])
+    write_transform(Affine(near), tmp_path / "near.mat")
+    near_file = str(tmp_path / "near.mat")
+    register(config(pair, tmp_path / "out", method="affine", affine=near_file, outputs="affine"))
+    found = read_transform(tmp_path / "out" / "affine.mat")
+    centre = torch.tensor([5.0, -8.0, 12.0], dtype=torch.float64)
+    expected = centre + torch.tensor(phantoms.SHIFT_MM, dtype=torch.float64)
+    assert float((found(centre) - expected).norm()) < 0.5
+
+
+def test_a_whole_head_counts_against_a_deformation(tmp_path: Path) -> None:
+    paths = phantoms.save_pair(tmp_path)
+    image = read_image(paths[0]).volume
+    torch.manual_seed(0)
+    noisy = image.with_data(image.data + 5.0 * torch.rand(image.data.shape))  # no constant background
+    write_image(noisy, paths[0], overwrite=True)
+    settings = {"options": {"amplitude": 0.0}, "outputs": "affine"}
+    done = register(config(paths, tmp_path / "a", **settings))
+    assert not done.quality.passed
+    (reason,) = (text for text in done.quality.reasons if "more than the brain" in text)
+    assert reason in done.warnings
+    assert "fixed.nii.gz" in reason
+    mask = write_mask(tmp_path, paths[0], phantoms.head(image.geometry.points()) > 0)
+    done = register(config(paths, tmp_path / "b", fixed_mask=mask, **settings))
+    assert not any("more than the brain" in text for text in (*done.quality.reasons, *done.warnings))
+    done = register(config(paths, tmp_path / "c", method="affine", affine="affine", outputs="affine"))
+    assert any("more than the brain" in text for text in done.warnings)
+    assert not any("more than the brain" in text for text in done.quality.reasons)
 
 
 def test_a_run_can_be_repeated_from_its_record(

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from neuroreg.errors import DataError
-from neuroreg.preprocess.brain import background_value, brain_mask, close_and_fill, foreground, looks_stripped
+from neuroreg.preprocess.brain import (
+    background_value,
+    brain_mask,
+    close_and_fill,
+    exceeds_brain,
+    foreground,
+    looks_stripped,
+)
 from neuroreg.volume import Geometry, Volume
 
 GRID = Geometry(
@@ -70,3 +77,16 @@ def test_brain_mask_is_a_label_map_on_the_same_grid() -> None:
 def test_an_empty_image_is_refused() -> None:
     with pytest.raises(DataError, match="nothing above"):
         foreground(Volume(torch.zeros(1, *GRID.shape), GRID))
+
+
+def test_what_exceeds_a_brain() -> None:
+    head = head_image()
+    assert exceeds_brain(head)  # noise all around
+    assert exceeds_brain(head.with_data(torch.where(head.data > 0.5, head.data, 0.0)))  # 2.9 litres
+    assert not exceeds_brain(head, ellipsoid((65.0, 80.0, 60.0)))  # 1.3 litres of it count
+    assert exceeds_brain(head, torch.ones_like(head.data, dtype=torch.bool))
+    assert not exceeds_brain(brain_image())
+    # a mask that is true in the background too, as masks that leave out a lesion often are
+    assert not exceeds_brain(brain_image(), torch.ones(1, *GRID.shape, dtype=torch.bool))
+    small = brain_image()  # a child's, a monkey's: small is not more
+    assert not exceeds_brain(small.with_data(torch.where(ellipsoid((20.0, 20.0, 20.0)), small.data, 0.0)))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from nifti_bytes import AFFINE_RAS, QUATERNION, TURN, lps, nifti, patched, phantom, save
 
-from neuroreg.errors import DataError, NeuroregError
+from neuroreg.errors import NeuroregError
 from neuroreg.io.images import check_same_grid, read_image, read_labels
 
 pytestmark = pytest.mark.faults
@@ -170,6 +170,7 @@ ACCEPTED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "40 no codes": ("a.nii", lambda: nifti(phantom(), qform_code=0, sform_code=0), "no world frame"),
     "41 microns": ("a.nii", lambda: scaled(1000.0, xyzt_units=3), "microns"),
     "41 metres": ("a.nii", lambda: scaled(0.001, xyzt_units=1), "metres"),
+    "a code beyond the standard's": ("a.nii", lambda: patched(IMAGE, sform_code=13879), "0 to 5 only"),
     "41 unknown unit": ("a.nii", lambda: patched(IMAGE, xyzt_units=0), "millimetres assumed"),
 }  # fmt: skip
 
@@ -312,6 +313,27 @@ def test_31_a_chosen_frame(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("content", "unsure"),
+    [
+        (nifti(phantom()), False),
+        (nifti(phantom(), sform_code=0), False),
+        (nifti(phantom(), qform_code=0), False),
+        (nifti(phantom(), qform_code=0, sform_code=0), True),
+        (nifti(phantom(), pixdim=NEGATIVE), True),
+    ],
+)
+def test_whether_a_header_leaves_left_and_right_in_doubt(
+    content: bytes, unsure: bool, tmp_path: Path
+) -> None:
+    assert read_image(save(tmp_path / "a.nii", content)).unsure_sides is unsure
+
+
+def test_39_mirrored_frames_leave_left_and_right_in_doubt_whichever_is_chosen(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", mirrored_sform())
+    assert all(read_image(path, xform=xform).unsure_sides for xform in ("sform", "qform"))
+
+
 def test_35_never_flips(tmp_path: Path) -> None:
     # SimpleITK mirrors this file; the quaternion alone says how the axes lie.
     plain = read_image(save(tmp_path / "a.nii", nifti(phantom(), sform_code=0)))
@@ -363,42 +385,6 @@ def moved_affine(millimetres: float) -> bytes:
 
 def test_46_an_empty_label_map_is_no_error(tmp_path: Path) -> None:
     assert read_labels(save(tmp_path / "a.nii", nifti(np.zeros((33, 30, 27), "u1")))).volume.data.max() == 0
-
-
-def test_seeded_header_mutations_end_in_the_table(tmp_path: Path) -> None:
-    generator = np.random.default_rng(7)
-    path = tmp_path / "a.nii"
-    ends: dict[int, int] = {}
-    for _ in range(1500):
-        content = bytearray(IMAGE)
-        for _ in range(int(generator.integers(1, 4))):
-            content[int(generator.integers(0, 352))] = int(generator.integers(0, 256))
-        path.write_bytes(bytes(content))
-        try:
-            read_image(path)
-            ends[0] = ends.get(0, 0) + 1
-        except NeuroregError as error:
-            ends[error.exit_code] = ends.get(error.exit_code, 0) + 1
-    assert set(ends) <= {0, 65}
-    assert min(ends.values()) > 100  # both kinds were met
-
-
-def test_seeded_gzip_mutations_never_pass_silently(tmp_path: Path) -> None:
-    generator = np.random.default_rng(8)
-    path = tmp_path / "a.nii.gz"
-    expected = read_image(save(path, IMAGE)).volume.data
-    for _ in range(400):
-        content = bytearray(GZIPPED)
-        place = int(generator.integers(0, len(content)))
-        content[place] ^= 1 << int(generator.integers(0, 8))
-        path.write_bytes(bytes(content))
-        try:
-            image = read_image(path)
-        except DataError:
-            continue
-        else:  # only the gzip header's own fields (time, system, flags) may change without a trace
-            assert place < 10
-            assert bool((image.volume.data == expected).all())
 
 
 def test_a_native_crash_is_impossible_for_a_bad_name(tmp_path: Path) -> None:
