@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pipeline_phantoms as phantoms
 import pytest
 import yaml
 from training_phantoms import recipe as toy_recipe
@@ -53,3 +54,16 @@ def test_published_weights_are_found_by_name_and_measured(
     assert 0 < out["dice"] < 1
     assert out["pairs"] == 2
     assert out["folded_percent"] == 0
+
+
+def test_the_affine_is_led_astray_by_neither_turns_nor_axis_orders(tmp_path: Path) -> None:
+    images, labels = phantoms.save_pair(tmp_path), phantoms.save_labels(tmp_path)
+    lines = example(
+        "affine_robustness.py", tmp_path, *map(str, (*images, *labels)), "--starts", "1"
+    ).splitlines()
+    *rows, summary = (json.loads(line) for line in lines)
+    assert [row["change"] for row in rows[:3]] == ["none", "start 0", "RAS"]
+    assert summary["runs"] == len(rows) - 1 == 8
+    assert summary["failures"] == 0
+    assert summary["apart_max_mm"] < 0.5
+    assert rows[0]["dice"] > 0.85
