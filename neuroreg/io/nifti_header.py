@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroreg.errors import DataError
-from neuroreg.io.layout import ANYTHING, Layout, Limits, check_sides, choose_frame
+from neuroreg.io.layout import ANYTHING, Layout, Limits, check_sides, choose_frame, matrix_gap
 
 Xform = Literal["auto", "sform", "qform"]
 
@@ -52,6 +52,8 @@ INTENT_VECTOR, INTENT_DISPLACEMENT = 1007, 1006
 _VECTOR_INTENTS = (1003, 1004, 1005, INTENT_DISPLACEMENT, INTENT_VECTOR, 1008, 1011)
 NIFTI2_STARTS = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the length of the header, in both byte orders
 _MAX_OFFSET = 1 << 28  # header extensions are kilobytes; beyond 256 MiB the number is nonsense
+_LAST_CODE = 5
+_BY_HAND = np.errstate(over="ignore", invalid="ignore")  # damaged numbers are looked for, and named
 _SAME_MM = 1e-3
 _XFORM_LIMIT_MM = 1.0
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -112,6 +114,7 @@ def _check_magic(head: bytes, fields: np.void, version: int, file: Path) -> bool
     return magic == pair
 
 
+@_BY_HAND
 def layout_of(header: NiftiHeader, *, frame: int | None, xform: Xform, limits: Limits) -> Layout:
     """Everything the reader needs to know, checked. Raises DataError (65) or UsageError (2)."""
     fields, file = header.fields, header.file
@@ -131,6 +134,7 @@ def layout_of(header: NiftiHeader, *, frame: int | None, xform: Xform, limits: L
     )  # fmt: skip
 
 
+@_BY_HAND
 def vector_layout_of(header: NiftiHeader, *, max_voxels: int) -> Layout:
     """The layout of a file of three-component vectors, (x, y, z, 1, 3) or (x, y, z, 3). Raises DataError."""
     sides = header.sides
@@ -223,6 +227,8 @@ def voxel_to_lps(header: NiftiHeader, *, xform: Xform) -> tuple[NDArray[np.float
         matrix, notes = _chosen_matrix(header, spacing, xform)
         matrix = RAS_TO_LPS @ matrix
     matrix = np.diag([scale, scale, scale, 1.0]) @ matrix
+    if min(codes) < 0 or max(codes) > _LAST_CODE:
+        notes += (f"the qform and sform codes are {codes}: the standard has 0 to {_LAST_CODE} only",)
     return matrix, (*spacing_notes, *unit_notes, *notes)
 
 
@@ -232,7 +238,7 @@ def _unsure_sides(header: NiftiHeader, xform: Xform) -> bool:
     spacing, negative = _spacing(header)
     if negative or (max(codes) <= 0 and xform == "auto"):
         return True
-    return min(codes) > 0 and _difference(_sform(header), _qform(header, spacing), header.sides[:3])[1]
+    return min(codes) > 0 and matrix_gap(_sform(header), _qform(header, spacing), header.sides[:3])[1]
 
 
 def _spacing(header: NiftiHeader) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -275,7 +281,7 @@ def _chosen_matrix(
     if min(codes.values()) <= 0:
         return matrix, _stretch_note(matrix, spacing) if name == "sform" else ()
     other = _sform(header) if name == "qform" else _qform(header, spacing)
-    gap, mirrored = _difference(matrix, other, header.sides[:3])
+    gap, mirrored = matrix_gap(matrix, other, header.sides[:3])
     if gap <= _SAME_MM and not mirrored:
         return matrix, ()
     how = "by handedness" if mirrored else f"by up to {gap:.4g} mm"
@@ -295,16 +301,6 @@ def _stretch_note(matrix: NDArray[np.float64], spacing: NDArray[np.float64]) -> 
     return (
         f"the voxel size {spacing.tolist()} differs from the sform's {columns.tolist()}: the sform was used",
     )
-
-
-def _difference(
-    one: NDArray[np.float64], two: NDArray[np.float64], sides: tuple[int, ...]
-) -> tuple[float, bool]:
-    """The largest distance between the grids' corners, and whether one mirrors the other."""
-    corners = np.array(np.meshgrid(*([0, n - 1] for n in sides))).reshape(3, -1)
-    gap = np.linalg.norm((one - two)[:3] @ np.vstack((corners, np.ones(8))), axis=0)
-    dets = np.linalg.det(one[:3, :3]), np.linalg.det(two[:3, :3])
-    return float(gap.max()), bool(dets[0] * dets[1] < 0)
 
 
 def _sform(header: NiftiHeader) -> NDArray[np.float64]:

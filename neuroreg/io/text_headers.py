@@ -46,6 +46,7 @@ _UNITS = {
     "micron": 0.001,
 }
 _MAX_LINES = 4096
+_UNIT_TOLERANCE = 1e-3
 _NO_FRAME = "no world frame: axes taken as they are stored"
 
 
@@ -141,6 +142,9 @@ def _metaimage_matrix(fields: _Fields, dims: int) -> NDArray[np.float64]:
     identity = " ".join(str(float(v)) for v in np.eye(dims).reshape(-1))
     names = ("TransformMatrix", "Rotation", "Orientation")
     axes = fields.numbers(*names, count=dims * dims, default=identity).reshape(dims, dims)[:3, :3].T
+    if np.abs(np.linalg.norm(axes, axis=0) - 1.0).max() > _UNIT_TOLERANCE:
+        raise DataError("the directions of the voxel axes are not of length 1", file=fields.file,
+                        remedy="get the file again from its source")  # fmt: skip
     origin = fields.numbers("Offset", "Position", "Origin", count=dims, default=" ".join("0" * dims))[:3]
     spacing = fields.numbers("ElementSpacing", "ElementSize", count=dims)[:3]
     return _assemble(axes * _positive(spacing, fields), origin)
