@@ -138,6 +138,28 @@ def test_what_a_mask_leaves_out_has_no_say() -> None:
     assert gap(clean, truth) < 1.0
 
 
+def test_a_mask_on_one_side_alone_is_enough() -> None:
+    # a shoulder that makes up half of the mass, not where the affine says: only what the mask holds must fit
+    truth = known(10.0, (1.0, 2.0, 0.5), (1.03, 0.97, 1.0))
+    d, h, w = field.identity((*SHAPE[:2], 60))[0]
+    fixed, moving = (torch.nn.functional.pad(x, (20, 0)) for x in pair(truth))
+    fixed = fixed + 0.9 * (((d - 20) / 12) ** 2 + ((h - 20) / 14) ** 2 + ((w - 8) / 7) ** 2 < 1)
+    moving = moving + 0.9 * (((d - 25) / 14) ** 2 + ((h - 32) / 12) ** 2 + ((w - 6) / 6) ** 2 < 1)
+    mask = (w >= 20)[None, None].expand_as(fixed)
+    found = AffineMethod().predict(fixed, moving, fixed_mask=mask).affine
+    assert found is not None
+    shift = torch.tensor([0.0, 0.0, 20.0], dtype=torch.float64)
+    shifted = truth.clone()
+    shifted[0, :, 3] += shift - truth[0, :, :3] @ shift
+    points = (
+        torch.cartesian_prod(*([torch.tensor([-9.0, 9.0])] * 3)).to(torch.float64) + centre(SHAPE) + shift
+    ).T
+    apart = field.affine_index(found.to(torch.float64), points[None]) - field.affine_index(
+        shifted, points[None]
+    )
+    assert float(apart.norm(dim=1).max()) < 0.5
+
+
 def test_a_start_is_improved_on() -> None:
     truth = known(14.0, (1.0, -2.0, 0.5), (1.06, 0.96, 1.02))
     near = truth.clone()

@@ -40,7 +40,7 @@ class RegisterConfig(BaseModel):
     weights: str | None = None
     """name in the manifest or a .safetensors file; None: the method's default"""
     affine: str = "affine"
-    """"affine", "none", or a transform file"""
+    """"affine", "none", or a transform file; method affine starts from the file, the others take it as it is"""
     refine: str | None = None
     """preset name or number of iterations"""
     options: dict[str, object] = Field(default_factory=dict)
@@ -49,7 +49,9 @@ class RegisterConfig(BaseModel):
     moving_labels: Path | None = None
     label_names: Path | None = None
     fixed_mask: Path | None = None
+    """where (above 0) the fixed image's data count; what it leaves out follows the field and is never blanked"""
     moving_mask: Path | None = None
+    """where the moving image's data count, likewise"""
     also: Paths = ()
     """further images in the moving image's space"""
     device: str = "auto"
