@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from neuroreg import checkpoints
+from neuroreg.losses.labels import mean_dice
 from neuroreg.training.data import PackedSet, load_pack
 from neuroreg.training.recipe import load_recipe
 from neuroreg.training.run import build
-from neuroreg.training.validation import mean_dice, validate, validation_pairs
+from neuroreg.training.validation import validate, validation_pairs
 
 
 def unregistered(data: PackedSet, pairs: int) -> float:

@@ -119,6 +119,7 @@ def test_a_misspelt_command_is_answered_with_the_near_one(capsys: pytest.Capture
         (["register", "a.nii", "b.nii", "-o", ""], "the value after -o is empty; is a variable"),
         (["register", "a.nii", "b.nii", "--output="], "the value after --output is empty"),
         (["register", "", "b.nii"], "the value after register is empty"),
+        (["evaluate", "a.nii", "b.nii", "--csv", "-"], "standard input and output hold no files"),
     ],
 )
 def test_usage_errors_are_one_line_and_2(

@@ -86,6 +86,8 @@ def test_path_prints_where_they_lie(home: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == f"{home}\n"
     assert run(["models", "path", "two"]) == 0
     assert capsys.readouterr().out == f"{home / 'two.safetensors'}\n"
+    assert run(["models", "path", "two", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == str(home / "two.safetensors")
 
 
 @pytest.mark.parametrize(

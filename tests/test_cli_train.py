@@ -59,7 +59,7 @@ def test_four_steps_end_to_end(recipe: Path, capsys: Capture) -> None:
     out = capsys.readouterr()
     result = json.loads(out.out)
     assert (result["command"], result["status"], result["steps"]) == ("train", "ok", 4)
-    assert result["weights"] == "best.safetensors"
+    assert result["weights"] == "runs/toy/best.safetensors"
     assert 0 < result["best_dice"] <= 1
     assert result["best_step"] in (2, 4)
     assert result["stopped_early"] is False
@@ -82,7 +82,7 @@ def test_a_second_run_resumes_and_restart_begins_again(recipe: Path, capsys: Cap
     assert train(recipe, "-o", out, "--quiet") == 0
     first, err = capsys.readouterr()
     assert err == ""
-    assert first.startswith(f"{out / 'best.safetensors'}: validation Dice")
+    assert first == f"{out / 'best.safetensors'}\n"
     log = (out / "log.csv").read_text()
     assert train(recipe, "-o", out) == 0
     assert capsys.readouterr().out == first
@@ -135,7 +135,7 @@ def test_divergence_leaves_with_3_and_a_remedy(recipe: Path, capsys: Capture) ->
 def test_packs_that_exist_are_kept(recipe: Path, capsys: Capture) -> None:
     before = (recipe.parent / "train.npz").read_bytes()
     assert train(recipe, "--prepare", recipe.parent, "--prepare-only", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["packed"] == []
+    assert json.loads(capsys.readouterr().out)["outputs"] == []
     assert (recipe.parent / "train.npz").read_bytes() == before
 
 

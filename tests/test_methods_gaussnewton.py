@@ -242,3 +242,38 @@ def test_gradient_of_a_ramp(ratio: int, shape: tuple[int, int, int]) -> None:
     deep = ((level._node_index >= 2) & (level._node_index < torch.tensor(weight.shape)[:, None] - 2)).all(0)
     gradient = level._gradient(slice(None))[:, :, deep]
     assert torch.allclose(gradient, (slopes * ratio).reshape(3, 1, 1).expand_as(gradient), atol=1e-4)
+
+
+def test_guides_lead_where_the_intensities_say_nothing() -> None:
+    """Two flat blobs correlate whatever happens inside; the textures, given as guides, are what must match."""
+    moving, true = phantom(), waves()
+    channels = 5.0 * torch.cat([phantom(seed=s) for s in (1, 2)], dim=1)
+    flat = (moving > 0).float()
+    pairs = [(field.warp(x, true), x) for x in (flat, channels)]
+    (fixed, moved), guides = pairs[0], pairs[1]
+    zero = torch.zeros(1, 3, *SHAPE)
+    coarse = (field.downsample(guides[0]), field.downsample(guides[1]))
+    inside = field.warp(moving, true) > 0
+
+    def error(start: Prediction) -> float:
+        found = full(engine(6, 6, 3).predict(fixed, moved, start))
+        return float((found - true).norm(dim=1, keepdim=True)[inside].mean())
+
+    alone = error(Prediction(zero))
+    finest = error(Prediction(zero, guides=guides, guide_level=0))
+    assert finest < 0.4 * alone
+    assert error(Prediction(zero, guides=coarse, guide_level=1)) == pytest.approx(finest, rel=0.02)
+    assert error(Prediction(zero, guides=(guides[0], guides[0]))) > 0.9 * alone  # these ask for no motion
+
+
+def test_guides_that_agree_pull_nowhere_and_a_weight_of_zero_ignores_them() -> None:
+    moving, true = phantom(), waves()
+    fixed = field.warp(moving, true)
+    guides = (phantom(seed=1), phantom(seed=2))
+    without = engine(2, 2, 1).predict(fixed, moving)
+    config = GaussNewton.Config(iterations=(2, 1, 1, 1), guide_weight=0.0)
+    start = Prediction(torch.zeros(1, 3, *SHAPE), guides=guides)
+    ignored = GaussNewton(config).predict(fixed, moving, start)
+    assert torch.equal(ignored.displacement, without.displacement)
+    still = engine(2, 2, 1).predict(moving, moving, Prediction(torch.zeros(1, 3, *SHAPE), guides=(guides[0],) * 2))
+    assert float(still.displacement.abs().max()) < 0.02

@@ -11,7 +11,7 @@ from torch import nn
 from neuroreg.errors import DataError
 from neuroreg.training.checkpoint import Progress, load_state, save_state, save_weights
 
-PROGRESS = Progress(7, 12.5, 0.61, 5, 0.4, 0.35)
+PROGRESS = Progress(0, 7, 12.5, 0.61, 5, 0.4, 0.35)
 
 
 def network(seed: int) -> nn.Sequential:
@@ -35,12 +35,16 @@ def trained(seed: int, steps: int) -> tuple[nn.Sequential, torch.optim.AdamW]:
     return net, optimizer
 
 
+def load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    return load_state(path, net, [optimizer], "abc")
+
+
 def test_what_is_saved_comes_back_and_learns_on_alike(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     net, optimizer = trained(0, 3)
     save_state(path, net, optimizer, PROGRESS, "abc")
     other, fresh = trained(1, 0)
-    assert load_state(path, other, fresh, "abc") == PROGRESS
+    assert load_state(path, other, [fresh], "abc") == PROGRESS
     for _ in range(2):
         step(net, optimizer, 9)
         step(other, fresh, 9)
@@ -52,7 +56,7 @@ def test_a_state_before_the_first_step_can_be_loaded(tmp_path: Path) -> None:
     net, optimizer = trained(0, 0)
     save_state(tmp_path / "s", net, optimizer, Progress(), "abc")
     other, fresh = trained(1, 0)
-    assert load_state(tmp_path / "s", other, fresh, "abc") == Progress()
+    assert load_state(tmp_path / "s", other, [fresh], "abc") == Progress()
     assert torch.equal(other[0].weight, net[0].weight)
 
 
@@ -61,7 +65,7 @@ def test_the_state_of_another_recipe_is_refused_and_changes_nothing(tmp_path: Pa
     other, fresh = trained(1, 0)
     before = other[0].weight.clone()
     with pytest.raises(DataError, match=r"another recipe.*--restart"):
-        load_state(tmp_path / "s", other, fresh, "abd")
+        load_state(tmp_path / "s", other, [fresh], "abd")
     assert torch.equal(other[0].weight, before)
 
 
@@ -72,7 +76,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     for content in (whole[: len(whole) // 2], b"", b"\x00" * 100):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"damaged; state\.safetensors"):
-            load_state(path, *trained(1, 0), "abc")
+            load(path, *trained(1, 0))
 
 
 def test_writing_leaves_no_other_file_and_replaces_the_old_one(tmp_path: Path) -> None:
@@ -80,7 +84,7 @@ def test_writing_leaves_no_other_file_and_replaces_the_old_one(tmp_path: Path) -
     for steps in (1, 2):
         save_state(path, *trained(0, steps), Progress(step=steps), "abc")
         assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
-    assert load_state(path, *trained(0, 0), "abc").step == 2
+    assert load(path, *trained(0, 0)).step == 2
 
 
 def test_a_failed_write_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +97,7 @@ def test_a_failed_write_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("neuroreg.training.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_state(path, *trained(0, 2), Progress(step=9), "abc")
-    assert load_state(path, *trained(0, 0), "abc") == PROGRESS
+    assert load(path, *trained(0, 0)) == PROGRESS
 
 
 def test_shipped_weights_are_half_precision_with_their_metadata(tmp_path: Path) -> None:
@@ -107,3 +111,15 @@ def test_shipped_weights_are_half_precision_with_their_metadata(tmp_path: Path) 
         torch.testing.assert_close(found[name].to(value.dtype), value, rtol=1e-3, atol=1e-4)
     with safe_open(path, framework="pt") as stream:
         assert stream.metadata() == {"name": "toy", "step": "2"}
+
+
+def test_the_moments_go_to_the_optimizer_of_their_stage(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    net, optimizer = trained(0, 2)
+    save_state(path, net, optimizer, Progress(stage=1, step=2), "abc")
+    other, fresh = trained(1, 0)
+    idle = torch.optim.AdamW(other[:1].parameters(), lr=1e-2)
+    assert load_state(path, other, [idle, fresh], "abc").stage == 1
+    assert not idle.state_dict()["state"]
+    for index, moments in optimizer.state_dict()["state"].items():
+        assert torch.equal(fresh.state_dict()["state"][index]["exp_avg"], moments["exp_avg"])

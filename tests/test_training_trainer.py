@@ -17,14 +17,15 @@ from torch import Tensor
 from training_phantoms import NO_AUGMENTATION, ToyMethod, recipe, toy_set
 
 from neuroreg.errors import DataError, QualityError
-from neuroreg.methods.base import Batch, Prediction, TrainableMethod
+from neuroreg.losses.labels import mean_dice
+from neuroreg.methods.base import Batch, Prediction, Stage, TrainableMethod
 from neuroreg.training.data import draw_pair
 from neuroreg.training.distributed import Workers
 from neuroreg.training.log import Event, csv_writer
 from neuroreg.training.recipe import Recipe
 from neuroreg.training.run import build
 from neuroreg.training.trainer import Outcome, Setup, TrainingDiverged, learning_rate_at, train
-from neuroreg.training.validation import mean_dice, validate, validation_pairs
+from neuroreg.training.validation import validate, validation_pairs
 
 CPU = torch.device("cpu")
 
@@ -86,7 +87,19 @@ DUAL: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("changes", [{}, DUAL], ids=["neuroreg", "dualprnet-symmetric"])
+STAGED: dict[str, object] = {
+    "config": {
+        "spacing_mm": 2.0, "plan": [[4, 1], [2, 1]], "features": 4, "width": 8, "dice_rois": 2,
+        "codes": 3, "anatomy_widths": [4, 8], "anatomy_features": 4, "anatomy_steps": 3,
+    },
+    "augmentation": {"blur": 1.0},
+}  # fmt: skip
+COARSE: dict[str, object] = {"coarse_steps": 2}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, DUAL, STAGED, COARSE], ids=["neuroreg", "dualprnet-symmetric", "two-stages", "coarse-first"]
+)
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, changes: dict[str, object]) -> None:
     made = recipe(checkpoint_minutes=1e-9, **changes)  # a checkpoint after every step
     straight, stopped = Run(tmp_path / "straight"), Run(tmp_path / "stopped")
@@ -131,6 +144,43 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     resumed.train(made, build(made))
     expected, found = tensors(straight.folder), tensors(resumed.folder)
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+class TwoStages(ToyMethod):
+    """First the shift learns to be (1, 2, 3), judged by how near it is; then to register."""
+
+    def stages(self, steps: int, learning_rate: float) -> tuple[Stage, ...]:
+        parameters = tuple(self.network.parameters())
+        first = Stage("near", parameters, 40, 0.2, objective=self.distance, score=self.near)
+        return (first, Stage("all", parameters, steps - 40, 1e-9))
+
+    def distance(self, batch: Batch) -> Mapping[str, Tensor]:
+        return {"distance": (self.network["shift"] - torch.tensor([1.0, 2.0, 3.0])).abs().sum()}  # type: ignore[index]
+
+    def near(self, image: Tensor, labels: Tensor) -> float:
+        assert image.shape == labels.shape
+        return -float(self.distance(Batch(image, image))["distance"])
+
+
+def test_each_stage_has_its_own_aim_and_its_own_measure(tmp_path: Path) -> None:
+    made, method, run = recipe(steps=43, validate_every=40), TwoStages(), Run(tmp_path)
+    outcome = run.train(made, method)
+    measured = [e for e in run.events if e.dice is not None]
+    assert [(e.step, e.folded_percent is None) for e in measured] == [(40, True), (43, False)]
+    assert measured[0].dice == pytest.approx(0, abs=0.3)  # minus the distance that is left
+    shift = method.network.state_dict()["shift"]  # the second stage's rate moves nothing
+    torch.testing.assert_close(shift, torch.tensor([1.0, 2.0, 3.0]), atol=0.2, rtol=0)
+    assert (outcome.best_step, outcome.steps, outcome.best_dice) == (43, 43, measured[1].dice)
+
+
+def test_the_yardstick_of_divergence_is_taken_anew_where_images_become_fine(tmp_path: Path) -> None:
+    class FinerIsHarder(Runaway):
+        def losses(self, prediction: Prediction, batch: Batch) -> Mapping[str, Tensor]:
+            fine = batch.fixed.shape[2] == 16
+            return {"lncc": prediction.displacement.mean() * 0 + (0.9 if fine else 0.5)}
+
+    made = recipe(steps=300, validate_every=300, coarse_steps=30)
+    assert Run(tmp_path).train(made, FinerIsHarder()).steps == 300
 
 
 def test_a_finished_run_is_not_repeated_and_restart_repeats_it(tmp_path: Path) -> None:

@@ -162,13 +162,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _check_words(arguments: Sequence[str]) -> None:
-    """Refuse what a script passes on when its variable is unset: "" as a path would be the working directory."""
+    """Refuse words that would be taken for a path: "" of an unset variable (the working directory), and "-"."""
     for before, word in pairwise(("neuroreg", *arguments)):
         if not word or re.fullmatch(r"--[a-z-]+=", word):
             where = word.rstrip("=") or before
             raise UsageError(
                 f"the value after {where} is empty", remedy="is a variable of your script unset?"
             )
+        if word == "-":
+            raise UsageError("standard input and output hold no files", remedy="give a path instead of -")
 
 
 def _close_stdout() -> int:

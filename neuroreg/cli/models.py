@@ -62,10 +62,15 @@ def path(
     name: Annotated[
         str | None, typer.Argument(help="Name of the weights [default: the folder of all].")
     ] = None,
+    json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Print where weights lie."""
-    console.show(str(checkpoints.weights_home() if name is None else checkpoints.find(name).path))
+    found = checkpoints.weights_home() if name is None else checkpoints.find(name).path
+    if json:
+        console.emit({"path": str(found)}, command="models path")
+    else:
+        console.show(str(found))
 
 
 def _row(r: checkpoints.WeightRecord) -> tuple[object, ...]:

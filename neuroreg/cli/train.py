@@ -11,7 +11,7 @@ from neuroreg.errors import UsageError
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe (.yaml).")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe (.yaml).")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/<name>.")] = None,
     prepare: Annotated[
         Path | None,
@@ -41,15 +41,13 @@ def command(
             names = label_names or prepare.parent / "labels" / "dlmuse.csv"
             made = run.prepare(recipe, prepare, names, show.packing)
         if prepare_only:
-            if json:
-                console.emit({"packed": [path.name for path in made]}, command="train")
+            console.show_files(made, command="train", json=json, quiet=quiet)
             return
         outcome = run.run(recipe, run.RunOptions(output, device, threads, restart, tensorboard), show.event)
     if not outcome.is_main:
         return
+    console.note(f"validation Dice {outcome.best_dice:.4f} at step {outcome.best_step}", quiet=quiet)
     if json:
-        console.emit({**asdict(outcome), "weights": outcome.weights.name}, command="train")
+        console.emit({**asdict(outcome), "weights": str(outcome.weights)}, command="train")
     else:
-        console.show(
-            f"{outcome.weights}: validation Dice {outcome.best_dice:.4f} at step {outcome.best_step}"
-        )
+        console.show(str(outcome.weights))

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from neuroreg import field
 
+_FIRST_ROI = 2  # 0 is background, 1 unlabelled fluid
+
 
 def one_hot(labels: Tensor, ids: Tensor) -> Tensor:
     """labels (B, 1, D, H, W) integer, ids (N,) -> (B, N, D, H, W) float32."""
@@ -35,6 +37,16 @@ def dice_of_rois(fixed_labels: Tensor, moving_labels: Tensor, u: Tensor, ids: Te
 def draw_ids(labels: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """``count`` random region ids among those present: 0 is background, 1 unlabelled fluid, neither is drawn."""
     ids: Tensor = torch.unique(labels)
-    ids = ids[ids > 1]
+    ids = ids[ids >= _FIRST_ROI]
     order = torch.randperm(len(ids), generator=generator)[:count]
     return ids[order.to(ids.device)]
+
+
+def mean_dice(fixed: Tensor, moved: Tensor) -> float:
+    """Mean Dice over the ROI ids (>= 2) present in ``fixed``. Same shape, ids below 256."""
+    counts_fixed = torch.bincount(fixed.flatten().long(), minlength=256).double()
+    counts_moved = torch.bincount(moved.flatten().long(), minlength=256).double()
+    both = torch.bincount(fixed[fixed == moved].long(), minlength=256).double()
+    ids = counts_fixed.nonzero().flatten()
+    ids = ids[ids >= _FIRST_ROI]
+    return float((2 * both[ids] / (counts_fixed[ids] + counts_moved[ids])).mean())

@@ -1,6 +1,6 @@
 """The contract of every method. Network frame only: a method never sees a file, a spacing or a header."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
@@ -39,6 +39,10 @@ class Prediction:
     """soft segmentations of (fixed, moving), if the method makes them"""
     level: int = 0
     """pyramid level of the displacement"""
+    guides: tuple[Tensor, Tensor] | None = None
+    """(B, K, ...) of fixed and moving, on pyramid level ``guide_level`` of their grids: what should match beside the
+    intensities, and what refinement matches too"""
+    guide_level: int = 0
 
     def at_level(self, level: int, shape: tuple[int, ...]) -> Tensor:
         """The displacement on pyramid level ``level`` with grid ``shape``, in voxels of that level."""
@@ -74,12 +78,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stage:
-    """One phase of training: which parameters learn, for how many steps, at which peak rate."""
+    """One phase of training: which parameters learn, for how many steps, at which peak rate.
+
+    A phase that does not train the registration itself brings what it minimises and how it is judged.
+    """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
     steps: int
     learning_rate: float
+    objective: Callable[[Batch], Mapping[str, Tensor]] | None = None
+    """named weighted terms; None: ``losses`` of ``predict``"""
+    score: Callable[[Tensor, Tensor], float] | None = None
+    """image and labels (1, 1, D, H, W) of a validation subject -> more is better; None: Dice of validation pairs"""
 
 
 @runtime_checkable

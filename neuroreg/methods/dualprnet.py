@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from neuroreg import field
 from neuroreg.losses import labels, regularity, similarity
 from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
-from neuroreg.nn.blocks import ResidualBlock, conv3, flow_head
+from neuroreg.nn.blocks import ResidualBlock, conv3, flow_head, local_normalise
 from neuroreg.nn.pyramid import register_pyramid
 
 
@@ -33,6 +33,9 @@ class DualPRConfig(MethodConfig):
         "pyramid", description="single: one field at half size (ablation)"
     )
     widths: tuple[int, int, int, int] = Field((8, 16, 32, 32), description="Encoder channels, fine to coarse")
+    normalised_input: bool = Field(
+        False, description="Also read each image locally normalised (not in the paper: learns much sooner)"
+    )
     pyramid_width: int = Field(32, ge=4, description="Channels of the refined feature maps")
     window: int = Field(9, ge=3, le=15, description="Side of the LNCC window, voxels")
     smoothness: float = Field(1.0, ge=0, description="Weight of the diffusion of each level's update")
@@ -52,10 +55,10 @@ class DualPRPrediction(Prediction):
 class Encoder(nn.Module):
     """Four stride-2 blocks, residual from the second on, and the top-down refinement of their maps."""
 
-    def __init__(self, widths: tuple[int, int, int, int], pyramid_width: int) -> None:
+    def __init__(self, widths: tuple[int, int, int, int], pyramid_width: int, in_channels: int) -> None:
         super().__init__()
         first = nn.Sequential(
-            conv3(1, widths[0], stride=2), nn.BatchNorm3d(widths[0]), nn.ReLU(), conv3(widths[0], widths[0])
+            conv3(in_channels, widths[0], stride=2), nn.BatchNorm3d(widths[0]), nn.ReLU(), conv3(widths[0], widths[0])
         )
         self.blocks = nn.ModuleList([first, *(self._block(a, b) for a, b in pairwise(widths))])
         self.lateral = nn.ModuleList([nn.Conv3d(width, pyramid_width, 1) for width in widths])
@@ -68,7 +71,7 @@ class Encoder(nn.Module):
         return nn.Sequential(norm, down, ResidualBlock(out_channels), ResidualBlock(out_channels))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 1, D, H, W) -> refined maps coarse to fine: sides /16, /8, /4, /2, ``pyramid_width`` channels."""
+        """(B, C, D, H, W) -> refined maps coarse to fine: sides /16, /8, /4, /2, ``pyramid_width`` channels."""
         maps = []
         for block in self.blocks:
             images = block(images)
@@ -100,13 +103,17 @@ class Network(nn.Module):
 
     def __init__(self, config: DualPRConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(config.widths, config.pyramid_width)
+        self.normalised_input = config.normalised_input
+        self.encoder = Encoder(config.widths, config.pyramid_width, 2 if config.normalised_input else 1)
         levels = 4 if config.header == "pyramid" else 1
         self.heads = nn.ModuleList([UpdateHead(config.pyramid_width) for _ in range(levels)])
 
     def forward(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """(B, 1, D, H, W) twice -> (field at half size, all fields, all updates), see ``register_pyramid``."""
-        maps = self.encoder(torch.cat((fixed, moving)))[-len(self.heads) :]
+        images = torch.cat((fixed, moving))
+        if self.normalised_input:
+            images = torch.cat((images, local_normalise(images)), dim=1)
+        maps = self.encoder(images)[-len(self.heads) :]
         pairs = [features.chunk(2) for features in maps]
         return register_pyramid([f for f, _ in pairs], [m for _, m in pairs], list(self.heads))
 

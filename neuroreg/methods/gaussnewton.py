@@ -18,6 +18,7 @@ from torch import Tensor
 from neuroreg import field
 from neuroreg.errors import DataError
 from neuroreg.methods.base import MethodConfig, Prediction, flush_denormal
+from neuroreg.methods.gaussnewton_guide import GuideImages
 from neuroreg.methods.gaussnewton_level import Level, LevelImages, LevelSpec
 
 Preset = Literal["fast", "mid", "std", "best"]
@@ -71,6 +72,9 @@ class GaussNewton:
         sigma_update: float = Field(
             1.7, gt=0.6, description="Smoothing of the normal equations, image voxels"
         )
+        guide_weight: float = Field(
+            2.0, ge=0, description="Weight of the squared differences of guide channels, if the start brings them"
+        )
         sigma_field: float = Field(0.35, gt=0, description="Smoothing of the total field, field voxels")
 
     divisor: ClassVar[int] = 8
@@ -117,7 +121,7 @@ def optimise(
     fields = []
     with torch.no_grad(), flush_denormal():
         for index in range(fixed.shape[0]):
-            one = _Pair(fixed, moving, start.affine, weights or Weights(), index)
+            one = _Pair(fixed, moving, start, weights or Weights(), index, config.guide_weight)
             fields.append(one.register(specs, base[index : index + 1].float()))
     return start.with_displacement(torch.cat(fields), level=1)
 
@@ -147,7 +151,13 @@ class _Pair:
     """One pair, cropped to its region of interest: image pyramids, weights, and the loop over levels."""
 
     def __init__(
-        self, fixed: Tensor, moving: Tensor, affine: Tensor | None, weights: Weights, index: int
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        start: Prediction,
+        weights: Weights,
+        index: int,
+        guide_weight: float,
     ) -> None:
         fixed, moving = fixed[index, 0].float(), moving[index, 0].float()
         mask = fixed > 0.0 if weights.fixed_mask is None else weights.fixed_mask[index, 0] > 0
@@ -162,6 +172,8 @@ class _Pair:
         self._moving_weight = None
         if weights.moving_weight is not None:
             self._moving_weight = _pyramid(weights.moving_weight[index, 0].float())
+        self._guide_weight, self._guides = guide_weight, _guide_levels(start, index) if guide_weight else {}
+        affine = start.affine
         matrix = (
             torch.eye(3, 4, dtype=torch.float64) if affine is None else affine[index].to("cpu", torch.float64)
         )
@@ -203,7 +215,29 @@ class _Pair:
             to_moving=matrix.to(weight),
             weight=weight,
             moving_weight=extra,
+            guides=self._guides_at(spec.field_level),
         )
+
+    def _guides_at(self, level: int) -> GuideImages | None:
+        if level not in self._guides:
+            return None
+        fixed, moving = self._guides[level]
+        box = [slice(side.start // 2**level, side.stop // 2**level) for side in self._box]
+        corner = tuple(side.start for side in box)
+        return GuideImages(fixed[:, *box].contiguous(), moving, corner, self._guide_weight)
+
+
+def _guide_levels(start: Prediction, index: int) -> dict[int, tuple[Tensor, Tensor]]:
+    """Level -> guide channels (K, d, h, w) of fixed and moving on the whole fixed lattice, from the level they come
+    on up to 2. Empty without guides."""
+    if start.guides is None:
+        return {}
+    pair = [guide[index : index + 1].float() for guide in start.guides]
+    levels = {}
+    for level in range(start.guide_level, 3):
+        levels[level] = (pair[0][0].contiguous(), pair[1][0].contiguous())
+        pair = [field.downsample(guide) for guide in pair]
+    return levels
 
 
 def _move(u: Tensor, at: int, to: int, fine: tuple[int, ...]) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuroreg import field
+from neuroreg.methods.gaussnewton_guide import GuideImages, GuideTerm
 
 _EPS = 1e-4  # added to local variances: about a hundredth of the intensity range, squared
 _CPU_CHUNK = 8192  # nodes worked on at once: the temporaries then stay in the second-level cache
@@ -57,6 +58,8 @@ class LevelImages:
     """(d, h, w) lattice, 0..1: how much each node's data count; 0 is outside the region of interest"""
     moving_weight: Tensor | None = None
     """(1, d, h, w) like ``moving``, or None for 1 everywhere"""
+    guides: GuideImages | None = None
+    """channels that should match as well"""
 
 
 def gaussian_matrix(size: int, sigma: float, shift: float, like: Tensor) -> Tensor:
@@ -159,6 +162,8 @@ class Level:
         self._smooth_field = Smoother(self.shape, self.spec.sigma_field, 0.0, fixed)
         self._count = [float(phases * window**3) for window in self.spec.windows]
         self._fixed_statistics = self._prepare_fixed()
+        guides = self.images.guides
+        self._guide = None if guides is None else GuideTerm(guides, self._nodes, self._chunk)
 
     def _prepare_fixed(self) -> list[tuple[Tensor, Tensor]]:
         self._sums_dense[0].index_copy_(0, self._long, self._fixed.sum(0))
@@ -244,13 +249,16 @@ class Level:
         return out.view(3, 8, -1)
 
     def score(self, u: Tensor) -> Tensor:
-        """Mean squared local correlation, summed over windows, of the field u (3, d, h, w)."""
+        """Mean squared local correlation, summed over windows, of the field u (3, d, h, w), less the guides' loss."""
         self._warp(u.reshape(3, -1))
         boxes = self._boxes()
         total = u.new_zeros(())
         for part in self._chunks():
             total += self._terms(boxes, part)[3].sum()
-        return total / (2.0 * self._total_weight)
+        total = total / 2.0
+        if self._guide is not None:
+            total -= self._guide.loss(self._guide.warp(u.reshape(3, -1)), self._weight_now)
+        return total / self._total_weight
 
     def _boxes(self) -> list[Tensor]:
         dense = self._sums_dense.view(3, *self.shape)
@@ -278,6 +286,8 @@ class Level:
         flat = u.view(3, -1)
         self._warp(flat)
         score = self._assemble(self._boxes())
+        if self._guide is not None:
+            self._guide.add(self._guide.warp(flat), self._weight_now, self._equations)
         self._equations_dense.index_copy_(1, self._long, self._equations)
         dense = self._scratch.copy_(self._equations_dense).view(9, *self.shape)
         dense = self._smooth_update(dense, self._scratch_2.view(9, *self.shape)).view(9, -1)

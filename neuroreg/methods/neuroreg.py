@@ -6,6 +6,7 @@ weights and nothing in them knows a scale, weights trained at 2 mm also run at 1
 recursion. The design is the project's own (learned form of ``gaussnewton``).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
@@ -17,7 +18,12 @@ from torch import Tensor, nn
 from neuroreg import field
 from neuroreg.losses import labels, regularity, similarity
 from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
+from neuroreg.nn.anatomy import AnatomyNetwork
 from neuroreg.nn.blocks import conv3, flow_head, local_normalise
+
+_ANATOMY_MM = 2.0  # spacing of the images the parcellation network reads
+_PARCEL_VOXELS = 30000  # brain voxels it learns from at each step
+_MOST_MARGIN = 10  # voxels
 
 
 class NeuroregConfig(MethodConfig):
@@ -28,8 +34,18 @@ class NeuroregConfig(MethodConfig):
         ((16.0, 1), (8.0, 2), (4.0, 2), (2.0, 2), (1.0, 2)),
         description="(image spacing in mm, steps), coarse to fine; rows finer than spacing_mm are skipped",
     )
+    finest_mm: float = Field(
+        0.0, ge=0, description="Rows of the plan finer than this are skipped: a refinement does their work"
+    )
     features: int = Field(16, ge=4, description="Channels of the encoder")
     width: int = Field(32, ge=8, multiple_of=8, description="Channels of the head")
+    codes: int = Field(0, ge=0, description="Channels of the anatomy codes; 0: the network is never shown labels")
+    anatomy_widths: tuple[int, ...] = Field(
+        (12, 32, 64, 96), description="Channels of the parcellation network, fine to coarse"
+    )
+    anatomy_features: int = Field(16, ge=4, multiple_of=4, description="Channels it classifies voxels by")
+    anatomy_steps: int = Field(0, ge=0, description="Training steps that go to the parcellation network, first")
+    anatomy_rate: float = Field(2e-3, gt=0, description="Peak learning rate of these")
     coarse_weight: float = Field(0.25, ge=0, description="Weight of each level's loss above the finest")
     smoothness: float = Field(
         0.05, ge=0, description="Weight of the diffusion of the field, voxels per voxel"
@@ -40,10 +56,15 @@ class NeuroregConfig(MethodConfig):
 
 
 class StepNetwork(nn.Module):
-    """One update from a fixed and a warped moving image, at any scale."""
+    """One update from a fixed and a warped moving image, at any scale.
 
-    def __init__(self, features: int, width: int) -> None:
+    With an anatomy network it also sees both images' codes, the moving ones warped, on the grid of its update.
+    """
+
+    def __init__(self, features: int, width: int, anatomy: AnatomyNetwork | None = None) -> None:
         super().__init__()
+        self.anatomy = anatomy
+        codes = 0 if anatomy is None else anatomy.codebook.shape[1]
         self.encoder = nn.Sequential(
             conv3(2, features, stride=2),
             nn.LeakyReLU(0.2),
@@ -52,7 +73,7 @@ class StepNetwork(nn.Module):
             conv3(features, features),
         )
         self.head = nn.Sequential(
-            conv3(3 * features, width),
+            conv3(3 * features + 2 * codes, width),
             nn.GroupNorm(4, width),
             nn.LeakyReLU(0.2),
             conv3(width, width),
@@ -69,11 +90,14 @@ class StepNetwork(nn.Module):
         out: Tensor = self.encoder(torch.cat((image, local_normalise(image)), dim=1))
         return out
 
-    def forward(self, fixed_features: Tensor, moved: Tensor) -> Tensor:
-        """Features of the fixed image and the moving image warped so far -> update (B, 3, D/2, H/2, W/2),
-        voxels of the half grid, each component within (-1, 1)."""
+    def forward(self, fixed_features: Tensor, moved: Tensor, codes: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Features of the fixed image, the moving image warped so far, codes (B, K, D/2, H/2, W/2) of the fixed and
+        the warped moving image -> update (B, 3, D/2, H/2, W/2), voxels of the half grid, components within (-1, 1)."""
         m = self.encode(moved)
-        hidden = self.head(torch.cat((fixed_features, m, fixed_features - m), dim=1))
+        inputs = [fixed_features, m, fixed_features - m]
+        if codes is not None:
+            inputs += [codes[0], codes[0] - codes[1]]
+        hidden = self.head(torch.cat(inputs, dim=1))
         return torch.tanh(self.flow(hidden).float())
 
 
@@ -86,13 +110,18 @@ class NeuroregMethod:
     def __init__(self, config: NeuroregConfig) -> None:
         self.config = config
         self.spacing_mm = config.spacing_mm
-        self.network: nn.Module = StepNetwork(config.features, config.width)
+        anatomy = None
+        if config.codes:
+            anatomy = AnatomyNetwork(config.anatomy_widths, config.anatomy_features, config.codes)
+        self.network: nn.Module = StepNetwork(config.features, config.width, anatomy)
 
     def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
-        """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), 0..1 -> Prediction with a field on level 1.
+        """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), 0..1 -> Prediction, its field one level above the finest
+        images of the plan.
 
-        ``levels`` holds the field after every level, coarse to fine. Without gradients the few voxels where the
-        last one folds are relaxed until none does.
+        ``levels`` holds the field after every level, coarse to fine. ``guides`` are the codes, the moving ones of the
+        image after the affine, on the fixed grid. Without gradients the few voxels where the last field folds are
+        relaxed until none does.
         """
         if not torch.is_grad_enabled():
             with fast_convolutions(fixed.device):
@@ -101,27 +130,58 @@ class NeuroregMethod:
         return self._predict(fixed, moving, start)
 
     def _predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None) -> Prediction:
-        moving = align_moving(moving, fixed, start)
         steps = self.steps_by_level()
-        fixed_pyramid, moving_pyramid = _pyramid(fixed, max(steps)), _pyramid(moving, max(steps))
+        top, finest = max(steps), min(min(steps), self._anatomy_level)
+        for _ in range(finest):  # what no step reads at full size need not be aligned there
+            fixed, moving = field.downsample(fixed), field.downsample(moving)
+        moving = align_moving(moving, fixed, None if start is None else _coarser(start, finest))
+        fixed_pyramid, moving_pyramid = _pyramid(fixed, finest, top), _pyramid(moving, finest, top)
+        guides, at = self._codes(fixed_pyramid, moving_pyramid), self._anatomy_level
+        codes = None if guides is None else [_pyramid(guide, at, top + 1) for guide in guides]
         u: Tensor | None = None
         fields: list[Tensor] = []
         for level in sorted(steps, reverse=True):
-            u = self._level(fixed_pyramid[level], moving_pyramid[level], u, steps[level])
+            here = None if codes is None else (codes[0][level + 1], codes[1][level + 1])
+            u = self._level(fixed_pyramid[level], moving_pyramid[level], here, u, steps[level])
             fields.append(u)
         assert u is not None
-        return Prediction(u, affine=None if start is None else start.affine, levels=tuple(fields), level=1)
+        affine = None if start is None else start.affine
+        level = min(steps) + 1
+        return Prediction(u, None, affine, tuple(fields), level=level, guides=guides, guide_level=at)
 
     def steps_by_level(self) -> dict[int, int]:
         """Pyramid level -> number of steps there, from the plan in mm."""
         steps = {}
         for spacing_mm, count in self.config.plan:
-            level = round(torch.tensor(spacing_mm / self.spacing_mm).log2().item())
-            if level >= 0 and count > 0:
+            level = self._level_of(spacing_mm)
+            if level >= 0 and count > 0 and spacing_mm >= self.config.finest_mm:
                 steps[level] = count
         return steps
 
-    def _level(self, fixed: Tensor, moving: Tensor, u: Tensor | None, steps: int) -> Tensor:
+    def _level_of(self, spacing_mm: float) -> int:
+        return round(math.log2(spacing_mm / self.spacing_mm))
+
+    @property
+    def _anatomy_level(self) -> int:
+        return max(0, self._level_of(_ANATOMY_MM))
+
+    @torch.no_grad()
+    def _codes(self, fixed: dict[int, Tensor], moving: dict[int, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Anatomy codes of both images at the level the parcellation network was trained for."""
+        anatomy = getattr(self.network, "anatomy", None)
+        if anatomy is None:
+            return None
+        level = self._anatomy_level
+        return anatomy(fixed[level]), anatomy(moving[level])
+
+    def _level(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        codes: tuple[Tensor, Tensor] | None,
+        u: Tensor | None,
+        steps: int,
+    ) -> Tensor:
         """Run ``steps`` updates at one scale. u (B, 3, ...) on this level's half grid, or None for zero."""
         features = self.network.encode(fixed)  # type: ignore[operator]  # a StepNetwork, perhaps wrapped
         if u is None:
@@ -130,14 +190,15 @@ class NeuroregMethod:
             u = field.upsample_field(u, tuple(features.shape[2:]))
         for _ in range(steps):
             moved = field.warp(moving, field.upsample_field(u, tuple(moving.shape[2:])))
-            u = field.compose(u, self.network(features, moved))
+            here = None if codes is None else (codes[0], field.warp(codes[1], u))
+            u = field.compose(u, self.network(features, moved, here))
         return u
 
     def losses(self, prediction: Prediction, batch: Batch) -> Mapping[str, Tensor]:
         """Weighted terms: LNCC (mean of windows 5 and 9, inside the fixed brain) and diffusion at every level,
         folding and soft Dice of random regions at the finest."""
         config, levels = self.config, sorted(self.steps_by_level(), reverse=True)
-        fixed, moving = _pyramid(batch.fixed, levels[0]), _pyramid(batch.moving, levels[0])
+        fixed, moving = _pyramid(batch.fixed, 0, levels[0]), _pyramid(batch.moving, 0, levels[0])
         terms: dict[str, Tensor] = {}
         for level, u in zip(levels, prediction.levels, strict=True):
             weight = 1.0 if level == levels[-1] else config.coarse_weight
@@ -158,14 +219,57 @@ class NeuroregMethod:
         return terms
 
     def stages(self, steps: int, learning_rate: float) -> tuple[Stage, ...]:
-        """One stage: everything learns."""
-        return (Stage("all", tuple(self.network.parameters()), steps, learning_rate),)
+        """The parcellation network, if there is one and it has steps; then the step network."""
+        config, anatomy = self.config, getattr(self.network, "anatomy", None)
+        own = tuple(p for name, p in self.network.named_parameters() if not name.startswith("anatomy."))
+        if anatomy is None:
+            return (Stage("steps", own, steps, learning_rate),)
+        return (
+            Stage(
+                "anatomy",
+                tuple(anatomy.parameters()),
+                config.anatomy_steps,
+                config.anatomy_rate,
+                objective=self._parcellation_loss,
+                score=self._parcellation_dice,
+            ),
+            Stage("steps", own, steps - config.anatomy_steps, learning_rate),
+        )
+
+    def _parcellation_loss(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Cross entropy of the moving image, which is varied more, cropped about the brain to a random margin."""
+        assert batch.moving_labels is not None
+        box = _random_box(batch.moving, batch.generator)
+        image, regions = batch.moving[box], batch.moving_labels[box]
+        anatomy = self.network.anatomy
+        return {"entropy": anatomy.cross_entropy(image, regions, _PARCEL_VOXELS, batch.generator)}  # type: ignore[operator, union-attr]
+
+    def _parcellation_dice(self, image: Tensor, regions: Tensor) -> float:
+        return labels.mean_dice(regions, self.network.anatomy.regions(image))  # type: ignore[operator, union-attr]
 
 
-def _pyramid(image: Tensor, top: int) -> list[Tensor]:
-    images = [image]
-    for _ in range(top):
-        images.append(field.downsample(images[-1]))
+def _coarser(start: Prediction, level: int) -> Prediction:
+    """``start`` with its affine in voxels of ``level`` of both grids."""
+    if start.affine is None:
+        return start
+    return replace(start, affine=torch.cat((start.affine[..., :3], start.affine[..., 3:] / 2**level), dim=-1))
+
+
+def _random_box(image: Tensor, generator: torch.Generator | None) -> tuple[slice, ...]:
+    """The box of what is above 0 in (1, 1, D, H, W) and a random margin: grids differ in how much air they hold."""
+    box = [slice(None), slice(None)]
+    for axis in (2, 3, 4):
+        hit = (image > 0).movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
+        low, high = torch.randint(0, _MOST_MARGIN, (2,), generator=generator).tolist()
+        box.append(slice(max(0, int(hit[0]) - low), int(hit[-1]) + 1 + high))
+    return tuple(box)
+
+
+def _pyramid(image: Tensor, level: int, top: int) -> dict[int, Tensor]:
+    """``image``, which lies on ``level``, and its coarser versions up to level ``top``."""
+    images = {level: image}
+    for coarser in range(level + 1, top + 1):
+        images[coarser] = field.downsample(images[coarser - 1])
     return images
 
 

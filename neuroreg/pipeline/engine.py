@@ -69,18 +69,19 @@ def load_engine(config: RegisterConfig) -> Engine:
             f"the weights {weights.name!r} are for method {weights.method!r}, not {config.method!r}",
             remedy="name the weights and the method that belong together",
         )
-    method = kind(method_config(kind, config, below=_options_of(weights, config)))
+    method = kind(method_config(kind, config, below=_options_of(kind, weights, config)))
     checkpoints.load_into(method.network, weights)  # type: ignore[attr-defined]
     method.network.eval()  # type: ignore[attr-defined]
     return Engine(config.method, method, default_affine, weights)
 
 
-def _options_of(weights: checkpoints.WeightRecord, config: RegisterConfig) -> dict[str, object]:
+def _options_of(kind: Any, weights: checkpoints.WeightRecord, config: RegisterConfig) -> dict[str, object]:
     """The weights' own options. Before a refinement the network stops at the spacing it was trained at: the finer
     level is the engine's work, which costs it less than it costs the network."""
     options: dict[str, object] = dict(weights.config)
     if config.refine is not None and weights.spacing_mm is not None:
-        options["spacing_mm"] = weights.spacing_mm
+        skips_levels = "finest_mm" in kind.Config.model_fields
+        options["finest_mm" if skips_levels else "spacing_mm"] = weights.spacing_mm
     return options
 
 

@@ -6,6 +6,7 @@ optimiser moments and a handful of numbers are the whole state. One file, replac
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from neuroreg.errors import DataError
 class Progress:
     """Where a run stands."""
 
+    stage: int = 0
+    """which phase of training"""
     step: int = 0
+    """steps done in it"""
     seconds: float = 0.0
     best_dice: float = -1.0
     best_step: int = 0
@@ -41,9 +45,12 @@ def save_state(
 
 
 def load_state(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, recipe_hash: str
+    path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], recipe_hash: str
 ) -> Progress:
-    """Put a saved state back. Raises DataError when it belongs to another recipe or is damaged."""
+    """Put a saved state back, the moments into the optimizer of its stage.
+
+    Raises DataError when it belongs to another recipe or is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata() or {}
@@ -61,8 +68,10 @@ def load_state(
     for name, value in _under("optimizer.", tensors).items():
         index, _, key = name.partition(".")
         moments.setdefault(int(index), {})[key] = value
+    progress = Progress(**json.loads(metadata["progress"]))
+    optimizer = optimizers[progress.stage]
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Progress(**json.loads(metadata["progress"]))
+    return progress
 
 
 def save_weights(path: Path, network: nn.Module, metadata: dict[str, str]) -> None:

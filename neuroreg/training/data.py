@@ -16,6 +16,7 @@ from neuroreg.methods.base import Batch
 from neuroreg.volume import Geometry
 
 _INTENSITY_STEP = 200.0
+_COARSE_BRAIN = 0.02  # smoothing spreads a little intensity beyond the brain
 
 
 class Augmentation(BaseModel):
@@ -33,6 +34,7 @@ class Augmentation(BaseModel):
     )
     gamma: float = Field(0.2, ge=0, description="Log of the intensity exponent, each image its own")
     bias: float = Field(0.1, ge=0, description="Log of a smooth multiplicative field, each image its own")
+    blur: float = Field(0.0, ge=0, description="Largest sigma of a random Gaussian blur, voxels")
     noise: float = Field(0.01, ge=0, description="Additive noise inside the brain, each image its own")
 
 
@@ -121,6 +123,13 @@ def both_ways(batch: Batch) -> Batch:
     )
 
 
+def halved(batch: Batch) -> Batch:
+    """The pair at twice the spacing: images smoothed first, labels taken as they lie there."""
+    images = [field.downsample(image) for image in (batch.fixed, batch.moving)]
+    labels = [None if x is None else x[..., ::2, ::2, ::2] for x in (batch.fixed_labels, batch.moving_labels)]
+    return Batch(images[0], images[1], labels[0], labels[1], images[0] > _COARSE_BRAIN, batch.generator)
+
+
 def _swap(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return None if first is None or second is None else torch.cat((first, second))
 
@@ -138,7 +147,10 @@ def _about_centre(matrix: Tensor, shift: Tensor, shape: tuple[int, ...]) -> Tens
 
 
 def _vary(image: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Random exponent, smooth bias field and noise, the background left at zero."""
+    """Random blur, exponent, smooth bias field and noise, the background left at zero."""
+    if augmentation.blur:
+        sigma = float(torch.rand((), generator=generator)) * augmentation.blur
+        image = torch.where(image > 0, field.smooth(image, max(round(sigma, 1), 0.1)), torch.zeros(()))
     exponent = torch.exp(augmentation.gamma * torch.randn((), generator=generator))
     coarse = torch.randn(1, 1, 4, 4, 4, generator=generator) * augmentation.bias
     bias = torch.nn.functional.interpolate(coarse, size=image.shape[2:], mode="trilinear", align_corners=True)

@@ -40,6 +40,9 @@ class Recipe(BaseModel):
     warmup: float = Field(0.05, gt=0, lt=1, description="Share of the steps in which the rate rises")
     weight_decay: float = Field(1e-5, ge=0)
     clip: float = Field(1.0, gt=0, description="Largest gradient norm")
+    coarse_steps: int = Field(
+        0, ge=0, description="First steps that see the images at twice the spacing: an eighth of the work"
+    )
     symmetric: bool = Field(False, description="Learn from both directions of each pair in every step")
     precision: Literal["bf16", "fp16", "float32"] = Field(
         "bf16", description="Of the convolutions; losses are float32"

@@ -16,6 +16,7 @@ from neuroreg.methods.base import TrainableMethod, flush_denormal
 from neuroreg.registry import find
 from neuroreg.training.data import load_pack
 from neuroreg.training.distributed import find_workers
+from neuroreg.training.initial import load_initial
 from neuroreg.training.log import Event, csv_writer, tensorboard_writer
 from neuroreg.training.recipe import Recipe, load_recipe
 from neuroreg.training.trainer import Outcome, Setup, train
@@ -91,5 +92,5 @@ def build(recipe: Recipe) -> TrainableMethod:
     except ValidationError as error:
         raise DataError(f"config of the method: {sentence(error)}") from error
     if recipe.initial is not None:
-        checkpoints.load_into(method.network, checkpoints.find(recipe.initial))
+        load_initial(method.network, checkpoints.find(recipe.initial))
     return method

@@ -9,19 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from neuroreg.errors import QualityError
 from neuroreg.methods.base import Batch, Stage, TrainableMethod
 from neuroreg.training.checkpoint import Progress, load_state, save_state, save_weights
-from neuroreg.training.data import PackedSet, both_ways, draw_pair
+from neuroreg.training.data import PackedSet, both_ways, draw_pair, halved
 from neuroreg.training.distributed import Workers
 from neuroreg.training.log import Event
 from neuroreg.training.recipe import Recipe, weights_metadata
-from neuroreg.training.validation import validate
+from neuroreg.training.validation import validate, validate_images
 
 _SIMILARITY = ("lncc", "ncc", "mse")
 _START_STEPS = 20  # steps whose mean similarity is the yardstick for divergence
 _LOG_EVERY = 20
+STATE = "state.safetensors"
 
 
 class TrainingDiverged(QualityError):
@@ -61,33 +63,57 @@ def train(setup: Setup, *, restart: bool = False) -> Outcome:
     Leaves in ``folder``: state.safetensors (exact resume) and best.safetensors (half precision).
     Raises TrainingDiverged.
     """
-    recipe, workers = setup.recipe, setup.workers
+    recipe = setup.recipe
     setup.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    stage = _stage(setup)
-    optimizer = torch.optim.AdamW(stage.parameters, lr=stage.learning_rate, weight_decay=recipe.weight_decay)
-    state, digest = setup.folder / "state.safetensors", recipe_digest(recipe)
-    progress = Progress()
+    stages = setup.method.stages(recipe.steps, recipe.learning_rate)
+    optimizers = [
+        torch.optim.AdamW(stage.parameters, lr=stage.learning_rate, weight_decay=recipe.weight_decay)
+        for stage in stages
+    ]
+    state, progress = setup.folder / STATE, Progress()
     if state.is_file() and not restart:
-        progress = load_state(state, setup.method.network, optimizer, digest)
+        progress = load_state(state, setup.method.network, optimizers, recipe_digest(recipe))
+    first = 0
+    for number in range(progress.stage, len(stages)):
+        if number > progress.stage:
+            progress = Progress(stage=number, seconds=progress.seconds)
+        first = sum(stage.steps for stage in stages[:number])
+        progress = _run_stage(setup, stages[number], optimizers[number], progress, first)
+    return Outcome(
+        best_dice=progress.best_dice,
+        best_step=first + progress.best_step,
+        steps=first + progress.step,
+        seconds=progress.seconds,
+        stopped_early=progress.step < stages[-1].steps,
+        weights=setup.folder / "best.safetensors",
+        is_main=setup.workers.is_main,
+    )
+
+
+def _run_stage(
+    setup: Setup, stage: Stage, optimizer: torch.optim.Optimizer, progress: Progress, first: int
+) -> Progress:
+    """Run one stage to its end, saving the state as it goes. ``first``: steps of the stages before it."""
+    recipe, workers = setup.recipe, setup.workers
     clock, saved = time.monotonic() - progress.seconds, time.monotonic()
     stopped = _exhausted(recipe, progress)
     while progress.step < stage.steps and not stopped:
-        losses, rate = _step(setup, optimizer, stage, progress.step)
+        losses, rate = _step(setup, optimizer, stage, progress.step, first)
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - clock)
-        progress = _watch(progress, losses)
+        progress = _watch(progress, losses, age=_age(recipe, first + progress.step, progress.step))
+        here = Event(first + progress.step, recipe.steps, losses, rate, progress.seconds)
         if progress.step % _LOG_EVERY == 0:
-            _tell(setup, Event(progress.step, stage.steps, losses, rate, progress.seconds))
+            _tell(setup, here)
         last = progress.step == stage.steps
         if progress.step % recipe.validate_every == 0 or last:
-            progress = _validate(setup, progress, losses, rate)
+            progress = _validate(setup, stage, progress, here)
             stopped = _exhausted(recipe, progress)
         if workers.is_main and (time.monotonic() - saved > 60 * recipe.checkpoint_minutes or last or stopped):
-            save_state(state, setup.method.network, optimizer, progress, digest)
+            state = setup.folder / STATE
+            save_state(state, setup.method.network, optimizer, progress, recipe_digest(recipe))
             saved = time.monotonic()
-    best = setup.folder / "best.safetensors"
-    best_dice, best_step = progress.best_dice, progress.best_step
-    return Outcome(best_dice, best_step, progress.step, progress.seconds, stopped, best, workers.is_main)
+    return progress
 
 
 def _exhausted(recipe: Recipe, progress: Progress) -> bool:
@@ -97,7 +123,8 @@ def _exhausted(recipe: Recipe, progress: Progress) -> bool:
 
 def recipe_digest(recipe: Recipe) -> str:
     """What a checkpoint must agree on to be resumed: every option that training depends on."""
-    return hashlib.sha256(recipe.model_dump_json(exclude={"data", "inference"}).encode()).hexdigest()
+    decides = recipe.model_dump_json(exclude={"data", "inference"}, exclude_defaults=True)
+    return hashlib.sha256(decides.encode()).hexdigest()
 
 
 def learning_rate_at(step: int, steps: int, *, peak: float, warmup: float) -> float:
@@ -109,29 +136,20 @@ def learning_rate_at(step: int, steps: int, *, peak: float, warmup: float) -> fl
     return peak * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction))))
 
 
-def _stage(setup: Setup) -> Stage:
-    stages = setup.method.stages(setup.recipe.steps, setup.recipe.learning_rate)
-    if len(stages) != 1:
-        raise NotImplementedError("methods with several stages are trained stage by stage")
-    return stages[0]
-
-
 def _step(
-    setup: Setup, optimizer: torch.optim.Optimizer, stage: Stage, step: int
+    setup: Setup, optimizer: torch.optim.Optimizer, stage: Stage, step: int, first: int
 ) -> tuple[dict[str, float], float]:
     recipe, workers = setup.recipe, setup.workers
     rate = learning_rate_at(step, stage.steps, peak=stage.learning_rate, warmup=recipe.warmup)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    batch = workers.to_device(_draw(setup, step))
+    batch = workers.to_device(_draw(setup, first + step))
     setup.method.network.train()
-    with _autocast(recipe.precision, workers.device):
-        prediction = setup.method.predict(batch.fixed, batch.moving)
-    losses = setup.method.losses(prediction, batch)
+    losses = _losses(setup, stage, batch)
     total = torch.stack(list(losses.values())).sum()
     if not torch.isfinite(total):
         raise TrainingDiverged(
-            f"the loss is not finite at step {step}", remedy="lower learning_rate and restart"
+            f"the loss is not finite at step {first + step}", remedy="lower learning_rate and restart"
         )
     workers.update(total, optimizer, stage.parameters, recipe.clip)
     return {name: float(value.detach()) for name, value in losses.items()} | {
@@ -139,9 +157,19 @@ def _step(
     }, rate
 
 
+def _losses(setup: Setup, stage: Stage, batch: Batch) -> Mapping[str, Tensor]:
+    with _autocast(setup.recipe.precision, setup.workers.device):
+        if stage.objective is not None:
+            return stage.objective(batch)
+        prediction = setup.method.predict(batch.fixed, batch.moving)
+    return setup.method.losses(prediction, batch)
+
+
 def _draw(setup: Setup, step: int) -> Batch:
     seed = (setup.recipe.seed * 1_000_003 + step) * setup.workers.count + setup.workers.rank
     batch = draw_pair(setup.train, setup.recipe.augmentation, torch.Generator().manual_seed(seed))
+    if step < setup.recipe.coarse_steps:
+        batch = halved(batch)
     return both_ways(batch) if setup.recipe.symmetric else batch
 
 
@@ -152,17 +180,22 @@ def _autocast(precision: str, device: torch.device) -> torch.autocast | nullcont
     return torch.autocast(device.type, dtype=dtype)
 
 
-def _watch(progress: Progress, losses: Mapping[str, float]) -> Progress:
+def _age(recipe: Recipe, step: int, in_stage: int) -> int:
+    """Steps since the stage began or, within it, since the images became fine: similarities before do not compare."""
+    return step - recipe.coarse_steps if in_stage > step - recipe.coarse_steps > 0 else in_stage
+
+
+def _watch(progress: Progress, losses: Mapping[str, float], *, age: int) -> Progress:
     """Keep running means of the similarity term; a mean above the start's is divergence.
 
     A pyramid network that has warped the volume out of view gets no gradient back: only a restart helps.
     """
     value = sum(losses[name] for name in _SIMILARITY if name in losses)
-    if progress.step <= _START_STEPS:
-        start = progress.start_similarity + value / _START_STEPS
+    if age <= _START_STEPS:
+        start = (progress.start_similarity if age > 1 else 0.0) + value / _START_STEPS
         return replace(progress, start_similarity=start, recent_similarity=value)
     recent = 0.98 * progress.recent_similarity + 0.02 * value
-    if progress.step > 5 * _START_STEPS and recent > 1.05 * progress.start_similarity:
+    if age > 5 * _START_STEPS and recent > 1.05 * progress.start_similarity:
         start = progress.start_similarity
         raise TrainingDiverged(
             f"similarity loss {recent:.3f} at step {progress.step} is above the starting {start:.3f}",
@@ -171,17 +204,20 @@ def _watch(progress: Progress, losses: Mapping[str, float]) -> Progress:
     return replace(progress, recent_similarity=recent)
 
 
-def _validate(setup: Setup, progress: Progress, losses: Mapping[str, float], rate: float) -> Progress:
-    """Measure on the validation pairs, keep the weights if they are the best so far."""
-    measured = validate(setup.method, setup.val, setup.recipe.val_pairs, setup.workers.device)
-    dice, folded = setup.workers.agree(*measured)
-    event = Event(progress.step, setup.recipe.steps, losses, rate, progress.seconds, dice, folded)
-    _tell(setup, event)
+def _validate(setup: Setup, stage: Stage, progress: Progress, here: Event) -> Progress:
+    """Measure on the validation split, keep the weights if they are the best of this stage so far."""
+    network, device, folded = setup.method.network, setup.workers.device, None
+    if stage.score is not None:
+        (dice,) = setup.workers.agree(validate_images(network, stage.score, setup.val, device))
+    else:
+        measured = validate(setup.method, setup.val, setup.recipe.val_pairs, device)
+        dice, folded = setup.workers.agree(*measured)
+    _tell(setup, replace(here, dice=dice, folded_percent=folded))
     if dice <= progress.best_dice:
         return progress
     if setup.workers.is_main:
-        metadata = {**weights_metadata(setup.recipe), "step": str(progress.step), "val_dice": f"{dice:.6f}"}
-        save_weights(setup.folder / "best.safetensors", setup.method.network, metadata)
+        metadata = {**weights_metadata(setup.recipe), "step": str(here.step), "val_dice": f"{dice:.6f}"}
+        save_weights(setup.folder / "best.safetensors", network, metadata)
     return replace(progress, best_dice=dice, best_step=progress.step)
 
 

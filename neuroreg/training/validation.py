@@ -1,13 +1,14 @@
 """Overlap and folding on fixed validation pairs."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroreg import field
+from neuroreg.losses import labels
 from neuroreg.methods.base import TrainableMethod
 from neuroreg.training.data import PackedSet
-
-_FIRST_ROI = 2  # 0 is background, 1 unlabelled
 
 
 def validation_pairs(subjects: int, pairs: int) -> list[tuple[int, int]]:
@@ -28,17 +29,17 @@ def validate(
         prediction = method.predict(fixed, moving)
         u = prediction.at_level(0, tuple(fixed.shape[2:]))
         moved = field.warp(data.label(moving_row).to(device), u, mode="nearest")
-        scores.append(mean_dice(data.label(fixed_row).to(device), moved))
+        scores.append(labels.mean_dice(data.label(fixed_row).to(device), moved))
         determinant = field.jacobian_determinant(u)[:, None][fixed > 0]
         folds.append(100 * float((determinant <= 0).float().mean()))
     return sum(scores) / len(scores), sum(folds) / len(folds)
 
 
-def mean_dice(fixed: Tensor, moved: Tensor) -> float:
-    """Mean Dice over the ROI ids (>= 2) present in ``fixed``. Both uint8, same shape."""
-    counts_fixed = torch.bincount(fixed.flatten().long(), minlength=256).double()
-    counts_moved = torch.bincount(moved.flatten().long(), minlength=256).double()
-    both = torch.bincount(fixed[fixed == moved].long(), minlength=256).double()
-    ids = counts_fixed.nonzero().flatten()
-    ids = ids[ids >= _FIRST_ROI]
-    return float((2 * both[ids] / (counts_fixed[ids] + counts_moved[ids])).mean())
+@torch.no_grad()
+def validate_images(
+    network: nn.Module, score: Callable[[Tensor, Tensor], float], data: PackedSet, device: torch.device
+) -> float:
+    """Mean of ``score`` (image, labels) over all subjects."""
+    network.eval()
+    scores = [score(data.image(row).to(device), data.label(row).to(device)) for row in range(len(data))]
+    return sum(scores) / len(scores)
