@@ -275,5 +275,7 @@ def test_guides_that_agree_pull_nowhere_and_a_weight_of_zero_ignores_them() -> N
     start = Prediction(torch.zeros(1, 3, *SHAPE), guides=guides)
     ignored = GaussNewton(config).predict(fixed, moving, start)
     assert torch.equal(ignored.displacement, without.displacement)
-    still = engine(2, 2, 1).predict(moving, moving, Prediction(torch.zeros(1, 3, *SHAPE), guides=(guides[0],) * 2))
+    still = engine(2, 2, 1).predict(
+        moving, moving, Prediction(torch.zeros(1, 3, *SHAPE), guides=(guides[0],) * 2)
+    )
     assert float(still.displacement.abs().max()) < 0.02

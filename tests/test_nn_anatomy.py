@@ -49,7 +49,9 @@ def test_codes_are_means_over_the_class_probabilities() -> None:
     assert box is not None
     logits = made.classify(made.features(image[box]).movedim(1, -1))
     expected = logits.softmax(-1) @ made.codebook * (image[box][:, 0] > 0)[..., None]
-    torch.testing.assert_close(made(image)[box[0], :, *box[2:]].movedim(1, -1), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        made(image)[box[0], :, *box[2:]].movedim(1, -1), expected, atol=1e-5, rtol=1e-4
+    )
 
 
 @torch.no_grad()

@@ -24,7 +24,9 @@ def test_a_block_of_the_finest_level_alone_would_not_see_as_far() -> None:
     image = torch.randn(1, 1, 8, 8, 64)
     far = image.clone().requires_grad_()
     for network, reach in ((wide, 40), (narrow, 12)):
-        for module in network.modules():  # normalisation joins all voxels: only the convolutions are asked here
+        for (
+            module
+        ) in network.modules():  # normalisation joins all voxels: only the convolutions are asked here
             if isinstance(module, torch.nn.GroupNorm):
                 module.forward = lambda x: x  # type: ignore[method-assign]
         (slope,) = torch.autograd.grad(network(far)[..., 0].sum(), far)

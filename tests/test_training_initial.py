@@ -14,7 +14,9 @@ from neuroreg.training.initial import load_initial
 
 def saved(network: nn.Module, path: Path) -> checkpoints.WeightRecord:
     metadata = {"name": "small", "method": "neuroreg", "config": "{}"}
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path, metadata=metadata)
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()}, path, metadata=metadata
+    )
     return checkpoints.find(str(path))
 
 
@@ -30,7 +32,8 @@ def test_a_wider_network_begins_as_the_narrower_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "network", [nn.Sequential(nn.Conv3d(1, 3, 3)), nn.Sequential(nn.Conv3d(2, 4, 3)), nn.Sequential(nn.ReLU())]
+    "network",
+    [nn.Sequential(nn.Conv3d(1, 3, 3)), nn.Sequential(nn.Conv3d(2, 4, 3)), nn.Sequential(nn.ReLU())],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, network: nn.Module) -> None:
     record = saved(nn.Sequential(nn.Conv3d(2, 3, 3)), tmp_path / "small.safetensors")

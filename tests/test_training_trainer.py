@@ -98,7 +98,9 @@ COARSE: dict[str, object] = {"coarse_steps": 2}
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, DUAL, STAGED, COARSE], ids=["neuroreg", "dualprnet-symmetric", "two-stages", "coarse-first"]
+    "changes",
+    [{}, DUAL, STAGED, COARSE],
+    ids=["neuroreg", "dualprnet-symmetric", "two-stages", "coarse-first"],
 )
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, changes: dict[str, object]) -> None:
     made = recipe(checkpoint_minutes=1e-9, **changes)  # a checkpoint after every step

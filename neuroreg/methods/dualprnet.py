@@ -55,10 +55,13 @@ class DualPRPrediction(Prediction):
 class Encoder(nn.Module):
     """Four stride-2 blocks, residual from the second on, and the top-down refinement of their maps."""
 
-    def __init__(self, widths: tuple[int, int, int, int], pyramid_width: int, in_channels: int) -> None:
+    def __init__(self, widths: tuple[int, int, int, int], pyramid_width: int, in_channels: int = 1) -> None:
         super().__init__()
         first = nn.Sequential(
-            conv3(in_channels, widths[0], stride=2), nn.BatchNorm3d(widths[0]), nn.ReLU(), conv3(widths[0], widths[0])
+            conv3(in_channels, widths[0], stride=2),
+            nn.BatchNorm3d(widths[0]),
+            nn.ReLU(),
+            conv3(widths[0], widths[0]),
         )
         self.blocks = nn.ModuleList([first, *(self._block(a, b) for a, b in pairwise(widths))])
         self.lateral = nn.ModuleList([nn.Conv3d(width, pyramid_width, 1) for width in widths])

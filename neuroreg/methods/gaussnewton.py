@@ -73,7 +73,9 @@ class GaussNewton:
             1.7, gt=0.6, description="Smoothing of the normal equations, image voxels"
         )
         guide_weight: float = Field(
-            2.0, ge=0, description="Weight of the squared differences of guide channels, if the start brings them"
+            2.0,
+            ge=0,
+            description="Weight of the squared differences of guide channels, if the start brings them",
         )
         sigma_field: float = Field(0.35, gt=0, description="Smoothing of the total field, field voxels")
 

@@ -39,12 +39,16 @@ class NeuroregConfig(MethodConfig):
     )
     features: int = Field(16, ge=4, description="Channels of the encoder")
     width: int = Field(32, ge=8, multiple_of=8, description="Channels of the head")
-    codes: int = Field(0, ge=0, description="Channels of the anatomy codes; 0: the network is never shown labels")
+    codes: int = Field(
+        0, ge=0, description="Channels of the anatomy codes; 0: the network is never shown labels"
+    )
     anatomy_widths: tuple[int, ...] = Field(
         (12, 32, 64, 96), description="Channels of the parcellation network, fine to coarse"
     )
     anatomy_features: int = Field(16, ge=4, multiple_of=4, description="Channels it classifies voxels by")
-    anatomy_steps: int = Field(0, ge=0, description="Training steps that go to the parcellation network, first")
+    anatomy_steps: int = Field(
+        0, ge=0, description="Training steps that go to the parcellation network, first"
+    )
     anatomy_rate: float = Field(2e-3, gt=0, description="Peak learning rate of these")
     coarse_weight: float = Field(0.25, ge=0, description="Weight of each level's loss above the finest")
     smoothness: float = Field(

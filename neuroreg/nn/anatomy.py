@@ -74,7 +74,6 @@ class AnatomyNetwork(nn.Module):
         return F.cross_entropy(self.classify(rows).float(), labels.flatten()[chosen].long())
 
 
-
 def brain_box(image: Tensor) -> tuple[slice, ...] | None:
     """The box of the brains in (B, 1, D, H, W), with a margin; None where there is none."""
     box = [slice(None), slice(None)]
