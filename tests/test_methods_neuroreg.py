@@ -289,4 +289,4 @@ def test_the_affine_is_followed_on_coarse_images_alone_too() -> None:
         direct = made.predict(pair.fixed, pair.moving).displacement
         ignored = made.predict(pair.fixed, shifted).displacement
     # not equal: the head nearly fills the phantom, and smoothing meets another border after the shift
-    assert float((through - direct).norm()) < 0.2 * float((ignored - direct).norm())
+    assert float((through - direct).norm()) < 0.4 * float((ignored - direct).norm())
