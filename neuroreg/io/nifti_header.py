@@ -55,6 +55,7 @@ _MAX_OFFSET = 1 << 28  # header extensions are kilobytes; beyond 256 MiB the num
 _LAST_CODE = 5
 _BY_HAND = np.errstate(over="ignore", invalid="ignore")  # damaged numbers are looked for, and named
 _SAME_MM = 1e-3
+_ROUNDING = 1e-6  # what single precision leaves of a voxel size said twice
 _XFORM_LIMIT_MM = 1.0
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -238,7 +239,9 @@ def _unsure_sides(header: NiftiHeader, xform: Xform) -> bool:
     spacing, negative = _spacing(header)
     if negative or (max(codes) <= 0 and xform == "auto"):
         return True
-    return min(codes) > 0 and matrix_gap(_sform(header), _qform(header, spacing), header.sides[:3])[1]
+    return (
+        min(codes) > 0 and matrix_gap(_sform(header, spacing), _qform(header, spacing), header.sides[:3])[1]
+    )
 
 
 def _spacing(header: NiftiHeader) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -277,10 +280,10 @@ def _chosen_matrix(
     name: str = xform
     if xform == "auto":
         name = "sform" if codes["qform"] <= 0 or codes["sform"] == 1 else "qform"
-    matrix = _qform(header, spacing) if name == "qform" else _sform(header)
+    matrix = _qform(header, spacing) if name == "qform" else _sform(header, spacing)
     if min(codes.values()) <= 0:
         return matrix, _stretch_note(matrix, spacing) if name == "sform" else ()
-    other = _sform(header) if name == "qform" else _qform(header, spacing)
+    other = _sform(header, spacing) if name == "qform" else _qform(header, spacing)
     gap, mirrored = matrix_gap(matrix, other, header.sides[:3])
     if gap <= _SAME_MM and not mirrored:
         return matrix, ()
@@ -303,9 +306,15 @@ def _stretch_note(matrix: NDArray[np.float64], spacing: NDArray[np.float64]) -> 
     )
 
 
-def _sform(header: NiftiHeader) -> NDArray[np.float64]:
+def _sform(header: NiftiHeader, spacing: NDArray[np.float64]) -> NDArray[np.float64]:
     rows = [np.array(header.fields[name], np.float64) for name in ("srow_x", "srow_y", "srow_z")]
-    return _finite(np.vstack((*rows, (0.0, 0.0, 0.0, 1.0))), "sform", header)
+    matrix = _finite(np.vstack((*rows, (0.0, 0.0, 0.0, 1.0))), "sform", header)
+    columns = np.linalg.norm(matrix[:3, :3], axis=0)
+    if np.allclose(
+        columns, spacing, rtol=_ROUNDING, atol=0.0
+    ):  # then ITK's voxel size is that of pixdim: ours too
+        matrix[:3, :3] *= spacing / columns
+    return matrix
 
 
 def _qform(header: NiftiHeader, spacing: NDArray[np.float64]) -> NDArray[np.float64]:
