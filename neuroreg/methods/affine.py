@@ -23,7 +23,7 @@ Metric = Literal["lncc", "mi"]
 Dof = Literal[6, 7, 9, 12]
 
 # The first factor on a step, its growth with every step that is taken, and its limit.
-_STRETCH = (1.5, 1.3, 2.5)
+_STRETCH = (1.5, 1.4, 3.0)
 _COARSE_SIDE = 28  # voxels: the search runs on the first pyramid level whose longest side is no longer
 
 
@@ -37,8 +37,8 @@ class AffineConfig(MethodConfig):
     windows: tuple[int, ...] = Field((5,), description="sides of the LNCC windows, voxels, odd")
     search_iterations: int = Field(8, ge=0, description="Gauss-Newton steps for every start, coarsest grid")
     survivor_iterations: int = Field(8, ge=0, description="steps with at most 7 parameters, half resolution")
-    half_iterations: int = Field(10, ge=0, description="steps at half resolution for the best of them")
-    full_iterations: int = Field(3, ge=0, description="steps at full resolution")
+    half_iterations: int = Field(12, ge=0, description="steps at half resolution for the best of them")
+    full_iterations: int = Field(2, ge=0, description="steps at full resolution")
     survivors: int = Field(3, ge=1, description="starts taken to half resolution")
     spacing_mm: float = Field(2.0, gt=0, description="spacing of the network grid, mm")
 
