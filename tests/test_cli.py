@@ -193,6 +193,14 @@ def test_an_interrupt_is_130(
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_a_termination_is_143_and_said(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(cli._Terminated(143))
+    assert run(["methods"]) == 143
+    assert capsys.readouterr() == ("", "neuroreg: terminated; nothing was left half-written\n")
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

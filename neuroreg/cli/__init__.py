@@ -144,7 +144,7 @@ def run(arguments: Sequence[str]) -> int:
         _check_words(arguments)
         outcome = app(args=list(arguments), prog_name="neuroreg", standalone_mode=False)
     except _Terminated as stop:
-        return int(stop.code or 143)
+        return _report_stop("terminated", int(stop.code or 143))
     except KeyboardInterrupt:
         outcome = 130
     except BrokenPipeError:
@@ -157,7 +157,7 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         return _report(as_known(error), json="--json" in options)
     if outcome == 130:
-        return _report_interrupt()
+        return _report_stop("interrupted", 130)
     return outcome if isinstance(outcome, int) else 0
 
 
@@ -178,11 +178,11 @@ def _close_stdout() -> int:
     return 141
 
 
-def _report_interrupt() -> int:
+def _report_stop(what: str, code: int) -> int:
     from neuroreg.cli import console
 
-    console.note("neuroreg: interrupted; nothing was left half-written")
-    return 130
+    console.note(f"neuroreg: {what}; nothing was left half-written")
+    return code
 
 
 def _report(error: NeuroregError, *, json: bool) -> int:
