@@ -22,6 +22,7 @@ from neuroreg.training.validation import validate, validate_images
 
 _SIMILARITY = ("lncc", "ncc", "mse")
 _START_STEPS = 20  # steps whose mean similarity is the yardstick for divergence
+_TRAINED = 1.5  # how far the similarity may rise above that of trained initial weights, other terms being new
 _LOG_EVERY = 20
 STATE = "state.safetensors"
 
@@ -101,7 +102,8 @@ def _run_stage(
     while progress.step < stage.steps and not stopped:
         losses, rate = _step(setup, optimizer, stage, progress.step, first)
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - clock)
-        progress = _watch(progress, losses, age=_age(recipe, first + progress.step, progress.step))
+        age = _age(recipe, first + progress.step, progress.step)
+        progress = _watch(progress, losses, age=age, bound=1.05 if recipe.initial is None else _TRAINED)
         here = Event(first + progress.step, recipe.steps, losses, rate, progress.seconds)
         if progress.step % _LOG_EVERY == 0:
             _tell(setup, here)
@@ -185,8 +187,8 @@ def _age(recipe: Recipe, step: int, in_stage: int) -> int:
     return step - recipe.coarse_steps if in_stage > step - recipe.coarse_steps > 0 else in_stage
 
 
-def _watch(progress: Progress, losses: Mapping[str, float], *, age: int) -> Progress:
-    """Keep running means of the similarity term; a mean above the start's is divergence.
+def _watch(progress: Progress, losses: Mapping[str, float], *, age: int, bound: float) -> Progress:
+    """Keep running means of the similarity term; a mean above ``bound`` times the start's is divergence.
 
     A pyramid network that has warped the volume out of view gets no gradient back: only a restart helps.
     """
@@ -195,7 +197,7 @@ def _watch(progress: Progress, losses: Mapping[str, float], *, age: int) -> Prog
         start = (progress.start_similarity if age > 1 else 0.0) + value / _START_STEPS
         return replace(progress, start_similarity=start, recent_similarity=value)
     recent = 0.98 * progress.recent_similarity + 0.02 * value
-    if age > 5 * _START_STEPS and recent > 1.05 * progress.start_similarity:
+    if age > 5 * _START_STEPS and recent > bound * progress.start_similarity:
         start = progress.start_similarity
         raise TrainingDiverged(
             f"similarity loss {recent:.3f} at step {progress.step} is above the starting {start:.3f}",
