@@ -33,7 +33,7 @@ def main() -> None:
         "--check", type=Path, help="packed subjects on which to measure the overlap of regions"
     )
     parser.add_argument("--subset", type=int, default=20, help="subjects in all rounds but the last")
-    parser.add_argument("--rounds", type=int, default=3, help="at most so many rounds on the subset")
+    parser.add_argument("--rounds", type=int, default=10, help="at most so many rounds on the subset")
     given = parser.parse_args()
     torch.set_num_threads(1)  # small matrices: more threads only wait for one another
     names_file = given.names or given.data.parent / "labels" / "dlmuse.csv"

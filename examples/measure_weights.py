@@ -14,7 +14,7 @@ from neuroreg.losses.labels import mean_dice
 from neuroreg.training.data import PackedSet, load_pack
 from neuroreg.training.recipe import load_recipe
 from neuroreg.training.run import build
-from neuroreg.training.validation import validate, validation_pairs
+from neuroreg.training.validation import validate, validate_images, validation_pairs
 
 
 def unregistered(data: PackedSet, pairs: int) -> float:
@@ -24,13 +24,19 @@ def unregistered(data: PackedSet, pairs: int) -> float:
 
 
 def main(weights: Path, pack: Path, pairs: int) -> dict[str, object]:
-    """The figures: {pairs, dice_affine, dice, folded_percent}."""
+    """The figures: {pairs, dice_affine, dice, folded_percent}, and the Dice of a parcellation network that was trained first."""
     recipe = load_recipe(weights.with_suffix(".yaml"))
     method = build(recipe)
     checkpoints.load_into(method.network, checkpoints.find(weights))
     data = load_pack(pack)
     dice, folded = validate(method, data, pairs, torch.device("cpu"))
     affine = unregistered(data, pairs)
+    stages = method.stages(recipe.steps, recipe.learning_rate)
+    parcellation = {
+        f"{stage.name}_dice": round(validate_images(method.network, stage.score, data, torch.device("cpu")), 4)
+        for stage in stages
+        if stage.score is not None
+    }
     return {
         "weights": weights.name,
         "pack": pack.name,
@@ -38,6 +44,7 @@ def main(weights: Path, pack: Path, pairs: int) -> dict[str, object]:
         "dice_affine": round(affine, 4),
         "dice": round(dice, 4),
         "folded_percent": round(folded, 4),
+        **parcellation,
     }
 
 
