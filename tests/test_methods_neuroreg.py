@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from training_phantoms import LEFT, SHAPE, toy_set
 
@@ -290,3 +291,22 @@ def test_the_affine_is_followed_on_coarse_images_alone_too() -> None:
         ignored = made.predict(pair.fixed, shifted).displacement
     # not equal: the head nearly fills the phantom, and smoothing meets another border after the shift
     assert float((through - direct).norm()) < 0.4 * float((ignored - direct).norm())
+
+
+def test_the_finest_level_works_in_the_box_of_the_brain_alone() -> None:
+    """Air around both heads costs nothing and changes little: the networks' norms see less of it, no more."""
+    made, pair = method(plan=((4, 1), (2, 2))), batch()
+    little, much = (
+        [F.pad(x, air) for x in (pair.fixed, pair.moving)] for air in ((8,) * 6, (16, 8, 8, 16, 24, 8))
+    )
+    seen: list[tuple[int, ...]] = []
+    made.network.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))  # type: ignore[operator, union-attr]
+    with torch.no_grad():
+        small = made.predict(*little).displacement
+        first, seen[:] = list(seen), []
+        large = made.predict(*much).displacement
+    assert seen[-1] == first[-1]  # the same box, whatever surrounds it
+    assert seen[0] != first[0]
+    assert large.shape[2:] == tuple(n // 2 for n in much[0].shape[2:])
+    edge = large[..., -1, :, :] - large[..., -2, :, :]  # no step where the box ends: the update goes on
+    assert float(edge.abs().max()) < 0.5 * float(small.abs().max())

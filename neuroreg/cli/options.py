@@ -25,8 +25,13 @@ MovingOption = Annotated[Path | None, _input("-m", "--moving", help="The moving 
 FixedLabels = Annotated[Path | None, _input(help="Label map on the fixed image's grid.")]
 MovingLabels = Annotated[Path | None, _input(help="Label map on the moving image's grid; it is moved too.")]
 LabelNames = Annotated[Path | None, _input(help="CSV of label numbers and names.")]
-FixedMask = Annotated[Path | None, _input(help="Brain mask on the fixed image's grid.")]
-MovingMask = Annotated[Path | None, _input(help="Brain mask on the moving image's grid.")]
+FixedMask = Annotated[
+    Path | None,
+    _input(
+        help="Where the fixed image's data count (> 0): a brain, or all but a lesion. Nothing is blanked."
+    ),
+]
+MovingMask = Annotated[Path | None, _input(help="The same for the moving image, on its grid.")]
 Also = Annotated[
     list[Path] | None,
     _input(metavar="IMG", help="Another image in the moving image's space, moved likewise; may be repeated."),
@@ -50,7 +55,7 @@ AffinePart = Annotated[
     typer.Option(
         "--affine",
         metavar="NAME|FILE|none",
-        help="How the affine part is found, or a file that holds it (default: affine).",
+        help="How the affine part is found (default: affine), or a file that holds it; method affine starts from it.",
     ),
 ]
 Refine = Annotated[

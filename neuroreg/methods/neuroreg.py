@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -24,6 +25,8 @@ from neuroreg.nn.blocks import conv3, flow_head, local_normalise
 _ANATOMY_MM = 2.0  # spacing of the images the parcellation network reads
 _PARCEL_VOXELS = 30000  # brain voxels it learns from at each step
 _MOST_MARGIN = 10  # voxels
+_BRAIN = 0.02  # intensity: smoothing spreads a little beyond the brain
+_BOX_MARGIN = 6  # voxels about the brain in which the finest level works
 
 
 class NeuroregConfig(MethodConfig):
@@ -146,7 +149,9 @@ class NeuroregMethod:
         fields: list[Tensor] = []
         for level in sorted(steps, reverse=True):
             here = None if codes is None else (codes[0][level + 1], codes[1][level + 1])
-            u = self._level(fixed_pyramid[level], moving_pyramid[level], here, u, steps[level])
+            last = level == min(steps) and u is not None and not torch.is_grad_enabled()
+            run = self._level_in_box if last else self._level
+            u = run(fixed_pyramid[level], moving_pyramid[level], here, u, steps[level])
             fields.append(u)
         assert u is not None
         affine = None if start is None else start.affine
@@ -198,6 +203,28 @@ class NeuroregMethod:
             u = field.compose(u, self.network(features, moved, here))
         return u
 
+    def _level_in_box(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        codes: tuple[Tensor, Tensor] | None,
+        u: Tensor | None,
+        steps: int,
+    ) -> Tensor:
+        """``_level`` where there is brain in either image; beyond, the update at the rim of that box goes on."""
+        assert u is not None
+        u = field.upsample_field(u, tuple(-(-n // 2) for n in fixed.shape[2:]))
+        box = _brain_box(torch.maximum(fixed, moving))
+        if box is None:
+            return u
+        half = (..., *(slice(side.start // 2, side.stop // 2) for side in box))
+        here = None if codes is None else (codes[0][half], codes[1][half])
+        change = self._level(fixed[(..., *box)], moving[(..., *box)], here, u[half], steps) - u[half]
+        pad: list[int] = []  # last axis first, as F.pad wants it
+        for side, size in zip(box[::-1], u.shape[:1:-1], strict=True):
+            pad += [side.start // 2, size - side.stop // 2]
+        return u + F.pad(change, pad, mode="replicate")
+
     def losses(self, prediction: Prediction, batch: Batch) -> Mapping[str, Tensor]:
         """Weighted terms: LNCC (mean of windows 5 and 9, inside the fixed brain) and diffusion at every level,
         folding and soft Dice of random regions at the finest."""
@@ -207,7 +234,11 @@ class NeuroregMethod:
         for level, u in zip(levels, prediction.levels, strict=True):
             weight = 1.0 if level == levels[-1] else config.coarse_weight
             full = field.upsample_field(u, tuple(fixed[level].shape[2:]))
-            moved, mask, stride = field.warp(moving[level], full), fixed[level] > 0.02, 2 if level == 0 else 1
+            moved, mask, stride = (
+                field.warp(moving[level], full),
+                fixed[level] > _BRAIN,
+                2 if level == 0 else 1,
+            )
             windows = [
                 similarity.lncc(fixed[level], moved, window=w, mask=mask, stride=stride) for w in (5, 9)
             ]
@@ -250,6 +281,18 @@ class NeuroregMethod:
 
     def _parcellation_dice(self, image: Tensor, regions: Tensor) -> float:
         return labels.mean_dice(regions, self.network.anatomy.regions(image))  # type: ignore[operator, union-attr]
+
+
+def _brain_box(image: Tensor) -> tuple[slice, ...] | None:
+    """The box of the brain in (B, 1, D, H, W) with a margin, its corners on even voxels; None without any."""
+    box = []
+    for axis in (2, 3, 4):
+        hit = (image > _BRAIN).movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
+        if not len(hit):
+            return None
+        low, high = int(hit[0]) - _BOX_MARGIN, int(hit[-1]) + 1 + _BOX_MARGIN
+        box.append(slice(max(0, low // 2 * 2), min(image.shape[axis] // 2 * 2, -(-high // 2) * 2)))
+    return tuple(box)
 
 
 def _coarser(start: Prediction, level: int) -> Prediction:
