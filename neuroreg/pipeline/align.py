@@ -27,7 +27,8 @@ from neuroreg.preprocess.conform import (
     conform,
     residual_to_world,
 )
-from neuroreg.transforms import Affine, Chain, DisplacementField, Transform, total_field
+from neuroreg.transforms import Affine, Chain, DisplacementField, Transform, resample, total_field
+from neuroreg.volume import Geometry, Volume
 
 COARSE_MM = 2.0
 """Spacing of the pair on which the affine is found and the quality is measured."""
@@ -228,7 +229,18 @@ def _transfer(prediction: Prediction, pair: Conformed, finest: Conformed) -> Pre
     u = total_field(residual, finest.fixed_grid.level(1)).to_voxels()
     device = prediction.displacement.device
     matrix = affine_to_voxels(affine, finest.fixed_grid, finest.moving_grid).to(device, torch.float32)
-    return Prediction(u.to(device), affine=matrix, level=1)
+    guides = None
+    if prediction.guides is not None:
+        old, new = pair.fixed_grid.level(prediction.guide_level), finest.fixed_grid.level(1)
+        fixed_guide, moving_guide = prediction.guides
+        guides = _regrid(fixed_guide, old, new), _regrid(moving_guide, old, new)
+    return Prediction(u.to(device), affine=matrix, level=1, guides=guides, guide_level=1)
+
+
+def _regrid(channels: Tensor, old: Geometry, new: Geometry) -> Tensor:
+    """Channels (1, K, ...) on another grid of the same space."""
+    identity = Affine(torch.eye(4, dtype=torch.float64))
+    return resample(Volume(channels[0].cpu(), old), identity, new).data[None].to(channels.device)
 
 
 def _to_world(prediction: Prediction, pair: Conformed, found: Alignment) -> Alignment:
