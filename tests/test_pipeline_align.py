@@ -77,3 +77,27 @@ def test_a_lesion_masked_out_does_not_pull(images: tuple[Volume, Volume, Volume]
     pulled, masked = errors
     assert masked < 0.4
     assert masked < 0.6 * pulled
+
+
+def test_guides_keep_their_place_in_the_head_on_the_refinements_grid(
+    images: tuple[Volume, Volume, Volume],
+) -> None:
+    """A guide that holds world coordinates still reads them, in mm, at the voxels of the finer grid."""
+    fixed, moving, _ = images
+    coarse = conform(fixed, moving, spacing_mm=2.0, divisor=16)
+    fine = conform(fixed, moving, spacing_mm=1.0, divisor=8)
+
+    def coordinates(grid: Geometry) -> Tensor:
+        start = torch.tensor(grid.origin[::-1])[None, :, None, None, None]
+        return field.identity(grid.shape) * grid.spacing[0] + start
+
+    guide = coordinates(coarse.fixed_grid)
+    zero = torch.zeros(1, 3, *coarse.fixed_grid.level(1).shape)
+    start = Prediction(zero, affine=torch.eye(3, 4)[None], level=1, guides=(guide, -guide), guide_level=0)
+    found = align._transfer(start, coarse, fine)
+    assert found.guides is not None
+    assert found.guide_level == 1
+    expected = coordinates(fine.fixed_grid.level(1))
+    inside = (slice(None), slice(None), *(slice(n // 4, -n // 4) for n in expected.shape[2:]))
+    torch.testing.assert_close(found.guides[0][inside], expected[inside], atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.guides[1][inside], -expected[inside], atol=1e-3, rtol=0)
