@@ -368,6 +368,24 @@ def test_the_log_has_a_header_once_and_a_row_per_event(tmp_path: Path) -> None:
     ]
 
 
+def test_steps_run_again_replace_their_rows_and_a_stage_adds_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    first = csv_writer(path)
+    for step in (20, 40, 60):
+        first(Event(step, 80, {"entropy": 0.5}, 1e-3, 1.0))
+    again = csv_writer(path)  # the checkpoint was that of step 30
+    again(Event(40, 80, {"entropy": 0.25}, 1e-3, 2.0))
+    again(Event(40, 80, {"entropy": 0.25}, 1e-3, 2.0, 0.7))
+    again(Event(80, 80, {"lncc": 0.125}, 1e-3, 3.0))
+    assert path.read_text().splitlines() == [
+        "step,seconds,learning_rate,dice,folded_percent,loss_entropy,loss_lncc",
+        "20,1.0,1.000e-03,,,0.50000,",
+        "40,2.0,1.000e-03,,,0.25000,",
+        "40,2.0,1.000e-03,0.70000,,0.25000,",
+        "80,3.0,1.000e-03,,,,0.12500",
+    ]
+
+
 PROCESSES = """
 import sys
 from pathlib import Path

@@ -22,25 +22,48 @@ class Event:
 
 
 def csv_writer(path: Path) -> Callable[[Event], None]:
-    """A callback that appends one row per event to ``path``; the header is written when the file is new."""
+    """A callback that appends one row per event to ``path``.
+
+    Steps that are run again after a stop replace their earlier rows; a stage with other losses adds columns.
+    """
+    columns: list[str] = []
 
     def write(event: Event) -> None:
-        row = {
-            "step": str(event.step),
-            "seconds": f"{event.seconds:.1f}",
-            "learning_rate": f"{event.learning_rate:.3e}",
-            "dice": "" if event.dice is None else f"{event.dice:.5f}",
-            "folded_percent": "" if event.folded_percent is None else f"{event.folded_percent:.5f}",
-        }
-        row |= {f"loss_{name}": f"{value:.5f}" for name, value in sorted(event.losses.items())}
-        fresh = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        row = _row(event)
+        if not columns or not set(row) <= set(columns):
+            kept = [old for old in _rows(path) if columns or int(old["step"]) < event.step]
+            columns[:] = list(dict.fromkeys([*(kept[0] if kept else ()), *row]))
+            _write(path, columns, [*kept, row], "w")
+        else:
+            _write(path, columns, [row], "a")
 
     return write
+
+
+def _row(event: Event) -> dict[str, str]:
+    row = {
+        "step": str(event.step),
+        "seconds": f"{event.seconds:.1f}",
+        "learning_rate": f"{event.learning_rate:.3e}",
+        "dice": "" if event.dice is None else f"{event.dice:.5f}",
+        "folded_percent": "" if event.folded_percent is None else f"{event.folded_percent:.5f}",
+    }
+    return row | {f"loss_{name}": f"{value:.5f}" for name, value in sorted(event.losses.items())}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _write(path: Path, columns: list[str], rows: list[dict[str, str]], mode: str) -> None:
+    with path.open(mode, newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=columns, restval="")
+        if mode == "w":
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def tensorboard_writer(folder: Path) -> Callable[[Event], None]:
