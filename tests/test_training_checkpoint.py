@@ -123,3 +123,13 @@ def test_the_moments_go_to_the_optimizer_of_their_stage(tmp_path: Path) -> None:
     assert not idle.state_dict()["state"]
     for index, moments in optimizer.state_dict()["state"].items():
         assert torch.equal(fresh.state_dict()["state"][index]["exp_avg"], moments["exp_avg"])
+
+
+def test_the_loss_scale_of_fp16_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    before, after = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (256.0, 65536.0))
+    save_state(path, *trained(0, 1), PROGRESS, "abc", scaler=before)
+    net, optimizer = trained(0, 0)
+    load_state(path, net, [optimizer], "abc", scaler=after)
+    assert after.state_dict() == before.state_dict()
+    assert after.get_scale() == 256.0

@@ -35,17 +35,31 @@ class Progress:
 
 
 def save_state(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, recipe_hash: str
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    recipe_hash: str,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
-    """Write the state beside ``path``, then rename."""
+    """Write the state beside ``path``, then rename. ``scaler``: the loss scale of fp16 goes along."""
     tensors = {f"network.{name}": value.contiguous() for name, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    _replace(path, tensors, {"progress": json.dumps(asdict(progress)), "recipe": recipe_hash})
+    metadata = {"progress": json.dumps(asdict(progress)), "recipe": recipe_hash}
+    if scaler is not None:
+        metadata["scaler"] = json.dumps(scaler.state_dict())
+    _replace(path, tensors, metadata)
 
 
 def load_state(
-    path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], recipe_hash: str
+    path: Path,
+    network: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    recipe_hash: str,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Progress:
     """Put a saved state back, the moments into the optimizer of its stage.
 
@@ -69,6 +83,8 @@ def load_state(
         index, _, key = name.partition(".")
         moments.setdefault(int(index), {})[key] = value
     progress = Progress(**json.loads(metadata["progress"]))
+    if scaler is not None and scaler.is_enabled() and "scaler" in metadata:
+        scaler.load_state_dict(json.loads(metadata["scaler"]))
     optimizer = optimizers[progress.stage]
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress

@@ -74,7 +74,9 @@ def train(setup: Setup, *, restart: bool = False) -> Outcome:
     ]
     state, progress = setup.folder / STATE, Progress()
     if state.is_file() and not restart:
-        progress = load_state(state, setup.method.network, optimizers, recipe_digest(recipe))
+        progress = load_state(
+            state, setup.method.network, optimizers, recipe_digest(recipe), scaler=setup.workers.scaler
+        )
     first = 0
     for number in range(progress.stage, len(stages)):
         if number > progress.stage:
@@ -113,7 +115,8 @@ def _run_stage(
             stopped = _exhausted(recipe, progress)
         if workers.is_main and (time.monotonic() - saved > 60 * recipe.checkpoint_minutes or last or stopped):
             state = setup.folder / STATE
-            save_state(state, setup.method.network, optimizer, progress, recipe_digest(recipe))
+            network, digest = setup.method.network, recipe_digest(recipe)
+            save_state(state, network, optimizer, progress, digest, scaler=workers.scaler)
             saved = time.monotonic()
     return progress
 
