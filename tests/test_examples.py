@@ -1,8 +1,9 @@
 """The short scripts of examples/: each runs on a toy (the benchmark and the template have their own tests)."""
 
 import json
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pipeline_phantoms as phantoms
@@ -30,16 +31,28 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def example(name: str, folder: Path, *arguments: str) -> str:
-    """What ``examples/<name>`` prints, run in ``folder``."""
-    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Example = Callable[..., str]
 
 
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Example:
+    """Run ``examples/<name>`` in this process, as ``python <name> ...`` would in ``folder``; what it prints."""
+
+    def started(name: str, folder: Path, *arguments: str) -> str:
+        capsys.readouterr()
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return started
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # the log is left to be closed late
 def test_published_weights_are_found_by_name_and_measured(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, example: Example, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example("publish_weights.py", trained, "weights/toy.yaml", "runs/toy")
     manifest = json.loads((trained / "weights" / "manifest.json").read_text())
@@ -56,7 +69,7 @@ def test_published_weights_are_found_by_name_and_measured(
     assert out["folded_percent"] == 0
 
 
-def test_the_affine_is_led_astray_by_neither_turns_nor_axis_orders(tmp_path: Path) -> None:
+def test_the_affine_is_led_astray_by_neither_turns_nor_axis_orders(tmp_path: Path, example: Example) -> None:
     images, labels = phantoms.save_pair(tmp_path), phantoms.save_labels(tmp_path)
     lines = example(
         "affine_robustness.py", tmp_path, *map(str, (*images, *labels)), "--starts", "1"

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from neuroreg import cli, field
+from neuroreg.cli.demo import _write_report
 from neuroreg.io.images import read_image, read_labels
 from neuroreg.io.transforms import read_transform
 from neuroreg.metrics.deformation import percent_folded
@@ -45,8 +47,27 @@ def template() -> Template:
     )
 
 
-def test_the_subject_is_the_template_read_through_the_truth(template: Template) -> None:
-    subject, labels, mask, truth = demo.synthesise(template, seed=0)
+Subject = tuple[Volume, Volume, Volume, Chain]
+
+
+@pytest.fixture(scope="module")
+def made(template: Template) -> Subject:
+    """The subject of seed 0: image, labels, mask and the known map."""
+    return demo.synthesise(template, seed=0)
+
+
+@pytest.fixture(scope="module")
+def outcome(template: Template, tmp_path_factory: pytest.TempPathFactory) -> demo.DemoOutcome:
+    """One demo by the affine, its page written as the command writes it."""
+    settings = RegisterConfig(
+        fixed=Path(), moving=Path(), method="affine", threads=1, outputs=("transform", "affine", "report")
+    )
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    return demo.demo(folder, settings=settings, template=template, reporter=_write_report)
+
+
+def test_the_subject_is_the_template_read_through_the_truth(template: Template, made: Subject) -> None:
+    subject, labels, mask, truth = made
     # By hand, voxel by voxel: the label of the template's voxel nearest to where the truth leads.
     points = labels.geometry.points()[::7, ::5, ::6].reshape(-1, 3)
     matrix = GEOMETRY.world_to_voxel
@@ -63,8 +84,8 @@ def test_the_subject_is_the_template_read_through_the_truth(template: Template) 
     assert mask.data[0, [0, -1]].sum() == mask.data[0, :, [0, -1]].sum() == mask.data[..., [0, -1]].sum() == 0
 
 
-def test_the_known_map_is_one_to_one_and_of_the_size_it_should_have(template: Template) -> None:
-    _, _, mask, truth = demo.synthesise(template, seed=0)
+def test_the_known_map_is_one_to_one_and_of_the_size_it_should_have(made: Subject) -> None:
+    _, _, mask, truth = made
     residual, affine = truth.parts
     assert percent_folded(residual) == 0.0
     assert float(field.jacobian_determinant(residual.to_voxels()).min()) > 0.1
@@ -75,14 +96,14 @@ def test_the_known_map_is_one_to_one_and_of_the_size_it_should_have(template: Te
     assert shift > 30  # 40 mm of shift between the centres
 
 
-def test_a_seed_is_a_subject(template: Template) -> None:
-    first, again, other = (demo.synthesise(template, seed=seed)[0].data for seed in (3, 3, 4))
+def test_a_seed_is_a_subject(template: Template, made: Subject) -> None:
+    first, (again, other) = made[0].data, (demo.synthesise(template, seed=seed)[0].data for seed in (0, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_errors_are_distances_from_the_truth(template: Template) -> None:
-    _, labels, mask, truth = demo.synthesise(template, seed=0)
+def test_errors_are_distances_from_the_truth(template: Template, made: Subject) -> None:
+    _, labels, mask, truth = made
     exact = demo.measure(truth, truth, template.labels, labels, mask)
     assert (exact.mean_mm, exact.p95_mm, exact.dice) == (0.0, 0.0, 1.0)
     shift = torch.eye(4, dtype=torch.float64)
@@ -92,44 +113,47 @@ def test_errors_are_distances_from_the_truth(template: Template) -> None:
     assert 0.5 < off.dice < 1.0
 
 
-def test_the_demo_registers_the_files_it_has_written(template: Template, tmp_path: Path) -> None:
-    settings = RegisterConfig(
-        fixed=Path(), moving=Path(), method="affine", threads=1, outputs=("transform", "affine", "report")
-    )
-    pages: list[Path] = []
-    outcome = demo.demo(
-        tmp_path / "out",
-        settings=settings,
-        template=template,
-        reporter=lambda path, **page: pages.append(path),
-    )
+def test_the_demo_registers_the_files_it_has_written(outcome: demo.DemoOutcome, made: Subject) -> None:
     assert outcome.before.mean_mm > 30
     # The affine cannot follow the deformation of 3.5 mm, but it takes away the rest.
     assert outcome.affine.mean_mm < 6
     assert outcome.after.mean_mm == pytest.approx(outcome.affine.mean_mm, abs=1e-3)
     assert outcome.before.dice < 0.5 < 0.75 < outcome.after.dice
     assert outcome.record.figures["dice_mean"] == pytest.approx(outcome.after.dice, abs=1e-6)
-    assert pages == [tmp_path / "out" / "registration" / "report.html"]
-    assert outcome.report is None  # the stand-in has written nothing
-    subject = read_image(tmp_path / "out" / "subject.nii.gz").volume
-    labels = read_labels(tmp_path / "out" / "subject_labels.nii.gz").volume
-    expected, expected_labels, _, truth = demo.synthesise(template, seed=0)
+    assert outcome.report == outcome.folder / "report.html"
+    folder = outcome.folder.parent
+    subject = read_image(folder / "subject.nii.gz").volume
+    labels = read_labels(folder / "subject_labels.nii.gz").volume
+    expected, expected_labels, _, truth = made
     assert torch.allclose(subject.data, expected.data)
     assert torch.equal(labels.data.long(), expected_labels.data.long())
     points = subject.geometry.points()[::9, ::9, ::9]
-    assert torch.allclose(read_transform(tmp_path / "out" / "truth.h5")(points), truth(points), atol=1e-3)
+    assert torch.allclose(read_transform(folder / "truth.h5")(points), truth(points), atol=1e-3)
 
 
 def test_the_command_shows_the_errors(
-    template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    template: Template,
+    outcome: demo.DemoOutcome,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(demo, "load_template", lambda: template)
     monkeypatch.chdir(tmp_path)
     assert cli.run(["demo", "-o", "out", "--method", "afine"]) == 2
     assert not (tmp_path / "out").exists()
+    words = ["demo", "-o", str(outcome.folder.parent), "--method", "affine", "--threads", "1", "-q"]
+    assert cli.run(words) == 73  # what an earlier demo left is kept
     capsys.readouterr()
-    assert cli.run(["demo", "-o", "out", "--method", "affine", "--threads", "1", "-q", "--json"]) == 0
+    asked: dict[str, Any] = {}
+
+    def done(folder: Path, **options: Any) -> demo.DemoOutcome:
+        asked.update(folder=folder, **options)
+        return outcome
+
+    monkeypatch.setattr(demo, "demo", done)
+    assert cli.run([*words, "--json", "--seed", "3"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["errors"]["affine"]["mean_mm"] < said["errors"]["before"]["mean_mm"]
-    assert (tmp_path / "out" / "registration" / "report.html").is_file()
-    assert cli.run(["demo", "-o", "out", "--method", "affine", "--threads", "1", "-q"]) == 73
+    assert said["errors"]["affine"]["mean_mm"] == outcome.affine.mean_mm < said["errors"]["before"]["mean_mm"]
+    assert (asked["folder"], asked["seed"], asked["settings"].method) == (outcome.folder.parent, 3, "affine")
+    assert asked["reporter"] is _write_report
