@@ -24,7 +24,7 @@ def unregistered(data: PackedSet, pairs: int) -> float:
 
 
 def main(weights: Path, pack: Path, pairs: int) -> dict[str, object]:
-    """The figures: {pairs, dice_affine, dice, folded_percent}, and the Dice of a parcellation network that was trained first."""
+    """{pairs, dice_affine, dice, folded_percent}, and the Dice of a parcellation network that was trained first."""
     recipe = load_recipe(weights.with_suffix(".yaml"))
     method = build(recipe)
     checkpoints.load_into(method.network, checkpoints.find(weights))
@@ -33,7 +33,9 @@ def main(weights: Path, pack: Path, pairs: int) -> dict[str, object]:
     affine = unregistered(data, pairs)
     stages = method.stages(recipe.steps, recipe.learning_rate)
     parcellation = {
-        f"{stage.name}_dice": round(validate_images(method.network, stage.score, data, torch.device("cpu")), 4)
+        f"{stage.name}_dice": round(
+            validate_images(method.network, stage.score, data, torch.device("cpu")), 4
+        )
         for stage in stages
         if stage.score is not None
     }

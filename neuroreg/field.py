@@ -6,14 +6,23 @@ Voxel i of pyramid level l lies on full-resolution voxel i * 2**l.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, ParamSpec, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Interpolation = Literal["linear", "nearest"]
+P = ParamSpec("P")
+
+
+def _kept(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Matrices made once. Never as inference tensors: what a registration keeps, a training may need gradients of."""
+
+    kept = lru_cache(maxsize=256)(torch.inference_mode(False)(make))
+    return cast("Callable[P, Tensor]", kept)
 
 
 def identity(
@@ -151,7 +160,7 @@ def upsample(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return separable(x, (d, h, w))
 
 
-@lru_cache(maxsize=256)
+@_kept
 def _doubling(size: int, finer: int) -> Tensor:
     """(finer, size): linear reading at j / 2, clamped."""
     matrix = torch.zeros(finer, size)
@@ -177,7 +186,7 @@ def smooth(x: Tensor, sigma: float, *, stride: int = 1) -> Tensor:
     return separable(x, (d, h, w))
 
 
-@lru_cache(maxsize=256)
+@_kept
 def _gaussian(size: int, sigma: float, stride: int) -> Tensor:
     """(ceil(size / stride), size): normalised Gaussian rows; weights beyond the border fall on its voxel."""
     radius = max(1, math.ceil(3 * sigma))
@@ -214,7 +223,7 @@ def box_mean(x: Tensor, window: int, *, stride: int = 1) -> Tensor:
     return separable(x, (d, h, w))
 
 
-@lru_cache(maxsize=256)
+@_kept
 def _box(size: int, window: int, stride: int) -> Tensor:
     return _banded(size, [1.0 / window] * window, stride, clamp=False)
 

@@ -48,9 +48,6 @@ def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return started
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # the log is left to be closed late
 def test_published_weights_are_found_by_name_and_measured(
     trained: Path, example: Example, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,3 +104,14 @@ def test_an_affine_in_the_voxel_frame() -> None:
     affine = torch.tensor([[[0.0, 1.0, 0.0, 2.0], [1.0, 0.0, 0.0, -1.0], [0.0, 0.0, 1.0, 0.5]]])
     index = torch.tensor([3.0, 4.0, 5.0]).reshape(1, 3, 1, 1, 1)
     assert field.affine_index(affine, index).flatten().tolist() == [6.0, 2.0, 5.5]
+
+
+def test_what_a_registration_keeps_a_training_can_use() -> None:
+    with torch.inference_mode():
+        field.upsample(torch.zeros(1, 1, 7, 9, 11), (14, 18, 22))
+        field.smooth(torch.zeros(1, 1, 7, 9, 11), 1.3)
+        field.box_mean(torch.zeros(1, 1, 7, 9, 11), 5)
+    x = torch.randn(1, 1, 7, 9, 11, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    total = field.upsample(x, (14, 18, 22)).sum() + field.smooth(x, 1.3).sum() + field.box_mean(x, 5).sum()
+    (slope,) = torch.autograd.grad(total, x)
+    assert bool((slope > 0).all())

@@ -47,11 +47,16 @@ def test_codes_are_means_over_the_class_probabilities() -> None:
     made, image = network(), brain()
     box = brain_box(image)
     assert box is not None
-    logits = made.classify(made.features(image[box]).movedim(1, -1))
-    expected = logits.softmax(-1) @ made.codebook * (image[box][:, 0] > 0)[..., None]
-    torch.testing.assert_close(
-        made(image)[box[0], :, *box[2:]].movedim(1, -1), expected, atol=1e-5, rtol=1e-4
-    )
+    near = image[:, :, *box]
+    logits = made.classify(made.features(near).movedim(1, -1))
+    expected = logits.softmax(-1) @ made.codebook * (near[:, 0] > 0)[..., None]
+    torch.testing.assert_close(made(image)[:, :, *box].movedim(1, -1), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_batch_is_its_parts() -> None:
+    made, images = network(), torch.cat((brain(), brain(shift=4)))
+    torch.testing.assert_close(made(images), torch.cat([made(one) for one in images.split(1)]))
 
 
 @torch.no_grad()

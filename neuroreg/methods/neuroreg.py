@@ -150,7 +150,7 @@ class NeuroregMethod:
         for level in sorted(steps, reverse=True):
             here = None if codes is None else (codes[0][level + 1], codes[1][level + 1])
             last = level == min(steps) and u is not None and not torch.is_grad_enabled()
-            run = self._level_in_box if last else self._level
+            run = self._level_in_boxes if last else self._level
             u = run(fixed_pyramid[level], moving_pyramid[level], here, u, steps[level])
             fields.append(u)
         assert u is not None
@@ -203,7 +203,7 @@ class NeuroregMethod:
             u = field.compose(u, self.network(features, moved, here))
         return u
 
-    def _level_in_box(
+    def _level_in_boxes(
         self,
         fixed: Tensor,
         moving: Tensor,
@@ -211,15 +211,26 @@ class NeuroregMethod:
         u: Tensor | None,
         steps: int,
     ) -> Tensor:
-        """``_level`` where there is brain in either image; beyond, the update at the rim of that box goes on."""
+        """``_level`` where each pair has brain in either image; beyond, the update at the rim of that box goes on."""
         assert u is not None
         u = field.upsample_field(u, tuple(-(-n // 2) for n in fixed.shape[2:]))
+        fields = []
+        for b in range(len(fixed)):
+            row = slice(b, b + 1)
+            here = None if codes is None else (codes[0][row], codes[1][row])
+            fields.append(self._level_in_box(fixed[row], moving[row], here, u[row], steps))
+        return torch.cat(fields)
+
+    def _level_in_box(
+        self, fixed: Tensor, moving: Tensor, codes: tuple[Tensor, Tensor] | None, u: Tensor, steps: int
+    ) -> Tensor:
         box = _brain_box(torch.maximum(fixed, moving))
         if box is None:
             return u
-        half = (..., *(slice(side.start // 2, side.stop // 2) for side in box))
+        whole = (slice(None), slice(None))
+        half = (*whole, *(slice(side.start // 2, side.stop // 2) for side in box))
         here = None if codes is None else (codes[0][half], codes[1][half])
-        change = self._level(fixed[(..., *box)], moving[(..., *box)], here, u[half], steps) - u[half]
+        change = self._level(fixed[(*whole, *box)], moving[(*whole, *box)], here, u[half], steps) - u[half]
         pad: list[int] = []  # last axis first, as F.pad wants it
         for side, size in zip(box[::-1], u.shape[:1:-1], strict=True):
             pad += [side.start // 2, size - side.stop // 2]
@@ -284,7 +295,7 @@ class NeuroregMethod:
 
 
 def _brain_box(image: Tensor) -> tuple[slice, ...] | None:
-    """The box of the brain in (B, 1, D, H, W) with a margin, its corners on even voxels; None without any."""
+    """The box of the brain in (1, 1, D, H, W) with a margin, its corners on even voxels; None without any."""
     box = []
     for axis in (2, 3, 4):
         hit = (image > _BRAIN).movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]

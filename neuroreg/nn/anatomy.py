@@ -54,13 +54,15 @@ class AnatomyNetwork(nn.Module):
 
     def _read(self, image: Tensor, answer: Callable[[Tensor], Tensor], channels: int) -> Tensor:
         out = torch.zeros(image.shape[0], *image.shape[2:], channels, device=image.device)
-        box = brain_box(image)
-        if box is not None:
-            near = image[box]
-            inside = (near[:, 0] > _BRAIN).nonzero(as_tuple=True)
-            rows = self.features(near).movedim(1, -1)[inside]
+        for one, into in zip(torch.split(image, 1), out, strict=True):
+            box = brain_box(one)
+            if box is None:
+                continue
+            near = one[(slice(None), slice(None), *box)]
+            inside = (near[0, 0] > _BRAIN).nonzero(as_tuple=True)
+            rows = self.features(near)[0].movedim(0, -1)[inside]
             parts = [answer(self.classify(part).float()) for part in torch.split(rows, _CHUNK)]
-            out[box[0], box[2], box[3], box[4]][inside] = torch.cat(parts).float()
+            into[box][inside] = torch.cat(parts).float()
         return out.movedim(-1, 1)
 
     def cross_entropy(
@@ -75,8 +77,8 @@ class AnatomyNetwork(nn.Module):
 
 
 def brain_box(image: Tensor) -> tuple[slice, ...] | None:
-    """The box of the brains in (B, 1, D, H, W), with a margin; None where there is none."""
-    box = [slice(None), slice(None)]
+    """The box of the brain in (1, 1, D, H, W), three slices, with a margin; None where there is none."""
+    box = []
     for axis in (2, 3, 4):
         hit = (image > _BRAIN).movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
         if not len(hit):

@@ -61,7 +61,8 @@ def put_record(manifest: Path, record: dict[str, object]) -> None:
 
 
 def _record(recipe: Recipe, target: Path, log: Path) -> dict[str, object]:
-    rows = [row for row in csv.DictReader(log.open(encoding="utf-8")) if row["dice"]]
+    with log.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["dice"]]
     if not rows:
         raise DataError("the log has no validation yet", file=log)
     best = max(rows, key=lambda row: float(row["dice"]))
