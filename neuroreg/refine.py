@@ -8,7 +8,7 @@ from neuroreg.methods.gaussnewton import GaussNewton, Iterations, Weights, optim
 from neuroreg.registry import unknown_name
 
 ITERATIONS: dict[str, Iterations] = {
-    "fast": (4, 4, 0, 3),
+    "fast": (4, 4, 0, 4),
     "mid": (8, 8, 2, 5),
     "std": (12, 12, 8, 8),
     "best": (30, 20, 20, 15),

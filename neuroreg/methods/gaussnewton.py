@@ -73,7 +73,7 @@ class GaussNewton:
             1.7, gt=0.6, description="Smoothing of the normal equations, image voxels"
         )
         guide_weight: float = Field(
-            2.0,
+            1.5,
             ge=0,
             description="Weight of the squared differences of guide channels, if the start brings them",
         )

@@ -62,7 +62,7 @@ def put_record(manifest: Path, record: dict[str, object]) -> None:
 
 def _record(recipe: Recipe, target: Path, log: Path) -> dict[str, object]:
     with log.open(newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["dice"]]
+        rows = [row for row in csv.DictReader(stream) if row["folded_percent"]]  # validations of registration
     if not rows:
         raise DataError("the log has no validation yet", file=log)
     best = max(rows, key=lambda row: float(row["dice"]))
