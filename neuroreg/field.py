@@ -20,7 +20,6 @@ P = ParamSpec("P")
 
 def _kept(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Matrices made once. Never as inference tensors: what a registration keeps, a training may need gradients of."""
-
     kept = lru_cache(maxsize=256)(torch.inference_mode(False)(make))
     return cast("Callable[P, Tensor]", kept)
 
