@@ -1,6 +1,7 @@
 """compose, invert, jacobian and convert: laws on an oblique, anisotropic grid with three different sides."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,23 @@ def test_a_fold_has_no_inverse(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"folds and has no inverse.*folded\.nii\.gz"):
         invert_file(tmp_path / "folded.nii.gz", tmp_path / "back.h5")
     assert not (tmp_path / "back.h5").exists()
+
+
+def test_a_rough_inverse_is_written_where_nothing_folds_and_refused_where_it_is_useless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_field(bumps(), tmp_path / "smooth.nii.gz")
+    exact = invert(bumps())
+    for missed, written in ((0.2, True), (2.0, True), (6.0, False)):
+        rough = replace(exact, p99_mm=missed)
+        monkeypatch.setattr("neuroreg.pipeline.transforms.invert", lambda _, found=rough: found)
+        target = tmp_path / f"{missed}.h5"
+        if written:
+            assert invert_file(tmp_path / "smooth.nii.gz", target).rough == (missed > 1)
+        else:
+            with pytest.raises(DataError, match="no usable inverse.*6.00 mm"):
+                invert_file(tmp_path / "smooth.nii.gz", target)
+        assert target.exists() == written
 
 
 def test_the_jacobian_of_an_affine_is_its_determinant(folder: Path) -> None:

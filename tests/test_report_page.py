@@ -174,3 +174,8 @@ def test_an_existing_report_is_kept_unless_asked(tmp_path: Path) -> None:
 
 def test_the_same_registration_gives_the_same_bytes(tmp_path: Path) -> None:
     assert _write(tmp_path / "a.html") == _write(tmp_path / "b.html")
+
+
+def test_a_region_without_a_name_is_called_by_its_number() -> None:
+    found = page.bars([{"id": 43, "name": "", "dice": 0.25}, {"id": 4, "name": "Ventricle", "dice": 0.5}])
+    assert [bar.name for bar in found] == ["43", "Ventricle"]

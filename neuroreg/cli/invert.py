@@ -31,5 +31,7 @@ def command(
     console.note(
         f"there and back: mean {found.mean_mm:.2g} mm, 99 % below {found.p99_mm:.2g} mm", quiet=quiet
     )
+    if found.rough:
+        console.warn("the inverse is rough; the inverse.h5 of a registration may be better", quiet=quiet)
     figures = {"round_trip": {"mean_mm": found.mean_mm, "p99_mm": found.p99_mm}}
     console.show_files([output], command="invert", json=json, quiet=quiet, figures=figures)

@@ -115,6 +115,8 @@ def summary(record: "RunRecord") -> str:
     ]
     if figures.get("dice_mean") is not None:
         parts.append(f"Dice {_number(figures['dice_mean'])}")
+    if not record.quality.passed:
+        parts.append("QUALITY CONTROL FAILED")
     return ", ".join([*parts, f"{record.seconds['total']:.1f} s"])
 
 

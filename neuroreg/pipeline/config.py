@@ -198,7 +198,7 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
         name = role.partition(":")[0]
         if name in given:
             continue
-        found = str(_locate(recorded, file))
+        found = str(_locate(name, recorded, file))
         if name == "also":
             settings["also"] = [
                 *[p for p in settings.get("also", []) if Path(p).name != recorded["name"]],
@@ -227,7 +227,7 @@ def _check_weights(recorded: object, settings: Mapping[str, object], file: Path)
         )
 
 
-def _locate(recorded: Mapping[str, object], file: Path) -> Path:
+def _locate(role: str, recorded: Mapping[str, object], file: Path) -> Path:
     from neuroreg.io.files import sha256
 
     name = Path(str(recorded.get("path") or recorded.get("name")))
@@ -235,11 +235,13 @@ def _locate(recorded: Mapping[str, object], file: Path) -> Path:
     present = [place for place in places if place.is_file()]
     if not present:
         raise NoInputError(
-            "the input of the recorded run is not here",
+            f"the {role.replace('_', ' ')} of the recorded run is not here",
             file=name,
-            remedy="run in its folder, or name every input on the command line",
+            remedy=f"run in its folder, or name every input on the command line (here: {role.replace('_', '-')})",
         )
     for place in present:
         if sha256(place) == recorded.get("sha256"):
             return place
-    raise DataError("the input is not the file of the recorded run (sha256 differs)", file=name)
+    raise DataError(
+        f"the {role.replace('_', ' ')} is not the file of the recorded run (sha256 differs)", file=name
+    )

@@ -134,6 +134,8 @@ def read_inputs(config: RegisterConfig) -> Inputs:
                 check_same_grid(images[role], images[side])
     masks = {side: _mask(images, side) for side in ("fixed", "moving")}
     more = tuple(_more_than_brain(images, masks))
+    if config.method != "affine":
+        _check_same_kind(images)
     return Inputs(
         files=images,
         fixed=images["fixed"].volume,
@@ -180,6 +182,20 @@ def _more_than_brain(images: Mapping[str, ImageFile], masks: Mapping[str, Volume
             yield (
                 f"the {side} image {image.path.name} seems to hold more than the brain"
                 f"{' inside its mask' if given else ''}; {cure} for a better result"
+            )
+
+
+def _check_same_kind(images: Mapping[str, ImageFile]) -> None:
+    """A stripped brain and a whole head of which no mask is given: nothing good can come of them. Raises DataError."""
+    if "fixed_mask" in images or "moving_mask" in images:
+        return
+    for head, other in (("fixed", "moving"), ("moving", "fixed")):
+        whole, bare = images[head].volume, images[other].volume
+        if brain.exceeds_brain(whole) and not brain.looks_stripped(whole) and brain.looks_stripped(bare):
+            raise DataError(
+                f"the {head} image is a whole head, the {other} image a brain without its skull",
+                file=images[head].path,
+                remedy=f"strip it, or give --{head}-mask",
             )
 
 

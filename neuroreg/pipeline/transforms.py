@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from neuroreg import field
 from neuroreg.errors import DataError, UsageError
 from neuroreg.io import files
 from neuroreg.io.images import read_image, read_labels, write_image
@@ -29,7 +30,10 @@ from neuroreg.volume import Geometry, Volume
 
 Frame = Literal["lps", "ras"]
 _GOOD_MM = 0.1  # a round trip below this needs no second attempt
-_USELESS_MM = 1.0  # above this the file would claim to be an inverse and not be one
+_ROUGH_MM = (
+    1.0  # above this the inverse of a map that folds is none; of another it is written, with a warning
+)
+_USELESS_MM = 5.0  # above this the file would claim to be an inverse and not be one
 _POINTS = 200_000  # at which a round trip is measured
 
 
@@ -40,6 +44,11 @@ class Inverse:
     transform: Transform
     mean_mm: float
     p99_mm: float
+
+    @property
+    def rough(self) -> bool:
+        """Whether it misses by so much that one should know."""
+        return self.p99_mm > _ROUGH_MM
 
 
 @dataclass(frozen=True)
@@ -68,15 +77,30 @@ def compose_files(
 def invert_file(path: Path, output: Path, *, to: Path | None = None, overwrite: bool = False) -> Inverse:
     """Write the map from moving to fixed points. Raises DataError (65) where it has no usable inverse."""
     _check(output, path, to=to, overwrite=overwrite)
-    found = invert(read_transform(path))
-    if found.p99_mm > _USELESS_MM:
+    transform = read_transform(path)
+    found = invert(transform)
+    missed = f"going there and back misses by {found.p99_mm:.2f} mm (99th percentile)"
+    if found.rough and _folds(transform):
         raise DataError(
-            f"the map folds and has no inverse: going there and back misses by {found.p99_mm:.2f} mm (99th percentile)",
+            f"the map folds and has no inverse: {missed}",
             file=path,
             remedy="register again with --refine, which removes folds",
         )
+    if found.p99_mm > _USELESS_MM:
+        raise DataError(
+            f"no usable inverse was found: {missed}",
+            file=path,
+            remedy="use the inverse.h5 of the registration",
+        )
     _write(found.transform, output, to=to, overwrite=overwrite)
     return found
+
+
+def _folds(transform: Transform) -> bool:
+    """Whether det J <= 0 anywhere in a displacement field of the map."""
+    parts = transform.parts if isinstance(transform, Chain) else (transform,)
+    fields = [part.to_voxels() for part in parts if isinstance(part, DisplacementField)]
+    return any(bool((field.jacobian_determinant(u) <= 0).any()) for u in fields)
 
 
 def jacobian_file(

@@ -50,7 +50,7 @@ def write_report(
 
     ``moving_before`` is the moving image before the deformation, ``jacobian`` the determinant of the whole map.
     ``figures`` are numbers named with their unit (``inverse_mean_mm``, ``folded_percent``). A row of ``rois`` has
-    "dice" and "name" or "label", and "dice_before" where known. ``provenance`` may be nested.
+    "dice" and "name", "label" or "id", and "dice_before" where known. ``provenance`` may be nested.
     Raises DataError for volumes on other grids; CannotCreateError and WriteError as any output.
     """
     for name, volume in (("moving", moving_before), ("moved", moved), ("Jacobian", jacobian)):
@@ -183,7 +183,7 @@ def bars(rois: Sequence[Mapping[str, object]]) -> list[Bar]:
     """One bar per region, those without a value first, then the worst."""
     found = []
     for row in rois:
-        name = row.get("name") or row.get("label")
+        name = row.get("name") or row.get("label") or row.get("id")
         after, before = _share(row.get("dice")), _share(row.get("dice_before"))
         found.append(
             Bar(
