@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from neuroreg import field
+from neuroreg.box import bounding_box
 from neuroreg.errors import DataError
 from neuroreg.methods.base import MethodConfig, Prediction, flush_denormal
 from neuroreg.methods.gaussnewton_guide import GuideImages
@@ -164,7 +165,12 @@ class _Pair:
         fixed, moving = fixed[index, 0].float(), moving[index, 0].float()
         mask = fixed > 0.0 if weights.fixed_mask is None else weights.fixed_mask[index, 0] > 0
         self._shape = fixed.shape
-        self._box = _bounding_box(mask)
+        box = bounding_box(mask, before=_MARGIN, after=_MARGIN, multiple=4)
+        if box is None:
+            raise DataError(
+                "the fixed image has no voxel above 0 in the region of interest", remedy="check the mask"
+            )
+        self._box = box
         self._mask = mask[self._box].to(torch.float32)[None, None]
         self._weight = (
             None if weights.fixed_weight is None else weights.fixed_weight[index : index + 1, :, *self._box]
@@ -257,21 +263,6 @@ def _pyramid(image: Tensor) -> list[Tensor]:
         finer = field.smooth(levels[-1][None, None], sigma)
         levels.append(finer[0, 0, ::2, ::2, ::2].contiguous())
     return levels
-
-
-def _bounding_box(mask: Tensor) -> tuple[slice, slice, slice]:
-    """The box of mask (D, H, W) plus a margin, with corners on multiples of 4. Raises DataError when it is empty."""
-    sides = []
-    for axis in range(3):
-        hit = mask.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
-        if not len(hit):
-            raise DataError(
-                "the fixed image has no voxel above 0 in the region of interest", remedy="check the mask"
-            )
-        low = max(0, (int(hit[0]) - _MARGIN) // 4 * 4)
-        high = min(mask.shape[axis], -(-(int(hit[-1]) + 1 + _MARGIN) // 4) * 4)
-        sides.append(slice(low, high))
-    return sides[0], sides[1], sides[2]
 
 
 def _check(fixed: Tensor, moving: Tensor, start: Prediction | None) -> None:

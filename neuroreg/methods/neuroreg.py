@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from neuroreg import field
+from neuroreg.box import bounding_box
 from neuroreg.losses import labels, regularity, similarity
 from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
 from neuroreg.nn.anatomy import AnatomyNetwork
@@ -224,7 +225,8 @@ class NeuroregMethod:
     def _level_in_box(
         self, fixed: Tensor, moving: Tensor, codes: tuple[Tensor, Tensor] | None, u: Tensor, steps: int
     ) -> Tensor:
-        box = _brain_box(torch.maximum(fixed, moving))
+        inside = torch.maximum(fixed, moving) > _BRAIN
+        box = bounding_box(inside, before=_BOX_MARGIN, after=_BOX_MARGIN, multiple=2)
         if box is None:
             return u
         whole = (slice(None), slice(None))
@@ -294,18 +296,6 @@ class NeuroregMethod:
         return labels.mean_dice(regions, self.network.anatomy.regions(image))  # type: ignore[operator, union-attr]
 
 
-def _brain_box(image: Tensor) -> tuple[slice, ...] | None:
-    """The box of the brain in (1, 1, D, H, W) with a margin, its corners on even voxels; None without any."""
-    box = []
-    for axis in (2, 3, 4):
-        hit = (image > _BRAIN).movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
-        if not len(hit):
-            return None
-        low, high = int(hit[0]) - _BOX_MARGIN, int(hit[-1]) + 1 + _BOX_MARGIN
-        box.append(slice(max(0, low // 2 * 2), min(image.shape[axis] // 2 * 2, -(-high // 2) * 2)))
-    return tuple(box)
-
-
 def _coarser(start: Prediction, level: int) -> Prediction:
     """``start`` with its affine in voxels of ``level`` of both grids."""
     if start.affine is None:
@@ -315,11 +305,12 @@ def _coarser(start: Prediction, level: int) -> Prediction:
 
 def _random_box(image: Tensor, generator: torch.Generator | None) -> tuple[slice, ...]:
     """The box of what is above 0 in (1, 1, D, H, W) and a random margin: grids differ in how much air they hold."""
+    tight = bounding_box(image > 0, before=0, after=0)
+    assert tight is not None
     box = [slice(None), slice(None)]
-    for axis in (2, 3, 4):
-        hit = (image > 0).movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
+    for side in tight:
         low, high = torch.randint(0, _MOST_MARGIN, (2,), generator=generator).tolist()
-        box.append(slice(max(0, int(hit[0]) - low), int(hit[-1]) + 1 + high))
+        box.append(slice(max(0, side.start - low), side.stop + high))
     return tuple(box)
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuroreg import field
+from neuroreg.box import bounding_box
 from neuroreg.nn.blocks import local_normalise
 from neuroreg.nn.unet import UNet
 
@@ -55,7 +56,7 @@ class AnatomyNetwork(nn.Module):
     def _read(self, image: Tensor, answer: Callable[[Tensor], Tensor], channels: int) -> Tensor:
         out = torch.zeros(image.shape[0], *image.shape[2:], channels, device=image.device)
         for one, into in zip(torch.split(image, 1), out, strict=True):
-            box = brain_box(one)
+            box = bounding_box(one > _BRAIN, before=_MARGIN, after=_MARGIN)
             if box is None:
                 continue
             near = one[(slice(None), slice(None), *box)]
@@ -74,17 +75,6 @@ class AnatomyNetwork(nn.Module):
         chosen = inside[drawn]
         rows = self.features(image).movedim(1, -1).flatten(0, 3)[chosen]
         return F.cross_entropy(self.classify(rows).float(), labels.flatten()[chosen].long())
-
-
-def brain_box(image: Tensor) -> tuple[slice, ...] | None:
-    """The box of the brain in (1, 1, D, H, W), three slices, with a margin; None where there is none."""
-    box = []
-    for axis in (2, 3, 4):
-        hit = (image > _BRAIN).movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
-        if not len(hit):
-            return None
-        box.append(slice(max(0, int(hit[0]) - _MARGIN), int(hit[-1]) + 1 + _MARGIN))
-    return tuple(box)
 
 
 def coordinates(image: Tensor) -> Tensor:
