@@ -133,17 +133,17 @@ def read_inputs(config: RegisterConfig) -> Inputs:
             if role in images:
                 check_same_grid(images[role], images[side])
     masks = {side: _mask(images, side) for side in ("fixed", "moving")}
-    more = tuple(_more_than_brain(images, masks))
+    more = dict(_more_than_brain(images, masks))
     if config.method != "affine":
-        _check_same_kind(images)
+        _check_same_kind(images, more)
     return Inputs(
         files=images,
         fixed=images["fixed"].volume,
         moving=images["moving"].volume,
         fixed_mask=masks["fixed"],
         moving_mask=masks["moving"],
-        warnings=(*_warnings(images), *more),
-        more_than_brain=more,
+        warnings=(*_warnings(images), *more.values()),
+        more_than_brain=tuple(more.values()),
     )
 
 
@@ -172,26 +172,32 @@ def _turn(image: ImageFile) -> float:
     return float(torch.tensor(image.volume.geometry.direction).reshape(3, 3).det())
 
 
-def _more_than_brain(images: Mapping[str, ImageFile], masks: Mapping[str, Volume | None]) -> Iterable[str]:
-    """One line for each side whose image, inside its mask if one was given, holds more than a brain."""
+def _more_than_brain(
+    images: Mapping[str, ImageFile], masks: Mapping[str, Volume | None]
+) -> Iterable[tuple[str, str]]:
+    """(side, one line) for each side whose image, inside its mask if one was given, holds more than a brain."""
     for side, mask in masks.items():
         image, given = images[side], f"{side}_mask" in images
         counts = mask.data > 0 if given and mask is not None else None
         if brain.exceeds_brain(image.volume, counts):
             cure = "give a mask of the brain alone" if given else f"strip it or give --{side}-mask"
             yield (
+                side,
                 f"the {side} image {image.path.name} seems to hold more than the brain"
-                f"{' inside its mask' if given else ''}; {cure} for a better result"
+                f"{' inside its mask' if given else ''}; {cure} for a better result",
             )
 
 
-def _check_same_kind(images: Mapping[str, ImageFile]) -> None:
-    """A stripped brain and a whole head of which no mask is given: nothing good can come of them. Raises DataError."""
+def _check_same_kind(images: Mapping[str, ImageFile], heads: Iterable[str]) -> None:
+    """A stripped brain and a whole head without a mask are refused. ``heads``: the sides with more than a brain.
+
+    Raises DataError.
+    """
     if "fixed_mask" in images or "moving_mask" in images:
         return
-    for head, other in (("fixed", "moving"), ("moving", "fixed")):
-        whole, bare = images[head].volume, images[other].volume
-        if brain.exceeds_brain(whole) and not brain.looks_stripped(whole) and brain.looks_stripped(bare):
+    for head in heads:
+        other = "moving" if head == "fixed" else "fixed"
+        if not brain.looks_stripped(images[head].volume) and brain.looks_stripped(images[other].volume):
             raise DataError(
                 f"the {head} image is a whole head, the {other} image a brain without its skull",
                 file=images[head].path,

@@ -30,9 +30,8 @@ from neuroreg.volume import Geometry, Volume
 
 Frame = Literal["lps", "ras"]
 _GOOD_MM = 0.1  # a round trip below this needs no second attempt
-_ROUGH_MM = (
-    1.0  # above this the inverse of a map that folds is none; of another it is written, with a warning
-)
+# Above this the inverse of a map that folds is none; of another it is written, with a warning.
+_ROUGH_MM = 1.0
 _USELESS_MM = 5.0  # above this the file would claim to be an inverse and not be one
 _POINTS = 200_000  # at which a round trip is measured
 
