@@ -1,5 +1,6 @@
 """The part of a volume where something is. Network frame."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 Box = tuple[slice, slice, slice]
@@ -21,3 +22,12 @@ def bounding_box(mask: Tensor, *, before: int, after: int, multiple: int = 1) ->
         high = -(-(int(hit[-1]) + 1 + after) // multiple) * multiple
         sides.append(slice(max(0, low), min(size // multiple * multiple, high)))
     return sides[0], sides[1], sides[2]
+
+
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """The largest value of mask (B, C, D, H, W) in the cube of ``radius`` voxels around each voxel."""
+    for axis in range(3):  # one axis at a time: 3 (2 r + 1) comparisons, not their cube
+        side, padding = [1, 1, 1], [0, 0, 0]
+        side[axis], padding[axis] = 2 * radius + 1, radius
+        mask = F.max_pool3d(mask, side, stride=1, padding=padding)
+    return mask

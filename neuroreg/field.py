@@ -63,7 +63,12 @@ def _linear(image: Tensor, index: Tensor) -> Tensor:
     # The one place with normalised coordinates: component order (w, h, d), -1 and 1 on the outermost centres.
     scale = [2.0 / max(n - 1, 1) for n in image.shape[2:]]
     grid = torch.stack([index[:, a] * scale[a] - 1.0 for a in (2, 1, 0)], dim=-1).to(image.dtype)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    # grid_sample shares a batch among threads, not a volume: one volume goes in as a batch of slabs.
+    alone = len(grid) == 1 and image.device.type == "cpu" and not torch.is_grad_enabled()
+    if slabs := math.gcd(grid.shape[1], 8) if alone else 0:
+        image, grid = image.expand(slabs, -1, -1, -1, -1), grid.reshape(slabs, -1, *grid.shape[2:])
+    out = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return out.movedim(0, 1).reshape(1, out.shape[1], -1, *out.shape[3:]) if slabs else out
 
 
 def _nearest(image: Tensor, index: Tensor) -> Tensor:
@@ -162,12 +167,12 @@ def upsample(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 @_kept
 def _doubling(size: int, finer: int) -> Tensor:
     """(finer, size): linear reading at j / 2, clamped."""
+    fine = torch.arange(finer)
+    low = fine // 2
+    high = torch.where(fine % 2 == 0, low, (low + 1).clamp(max=size - 1))
     matrix = torch.zeros(finer, size)
-    for j in range(finer):
-        low = j // 2
-        matrix[j, low] += 1.0 if j % 2 == 0 else 0.5
-        if j % 2:
-            matrix[j, min(low + 1, size - 1)] += 0.5
+    matrix[fine, low] = 0.5
+    matrix[fine, high] += 0.5
     return matrix
 
 
@@ -197,14 +202,13 @@ def _gaussian(size: int, sigma: float, stride: int) -> Tensor:
 def _banded(size: int, kernel: list[float], stride: int, *, clamp: bool) -> Tensor:
     """Rows of a centred kernel; what lies beyond the border is repeated (clamp) or taken as zero."""
     radius = len(kernel) // 2
-    matrix = torch.zeros(-(-size // stride), size, dtype=torch.float64)
-    for row in range(matrix.shape[0]):
-        for offset, weight in enumerate(kernel, start=-radius):
-            column = row * stride + offset
-            if clamp:
-                column = min(max(column, 0), size - 1)
-            if 0 <= column < size:
-                matrix[row, column] += weight
+    rows = torch.arange(0, size, stride)
+    columns = rows[:, None] + torch.arange(-radius, radius + 1)
+    weights = torch.tensor(kernel, dtype=torch.float64).expand(columns.shape)
+    if not clamp:
+        weights = weights * ((columns >= 0) & (columns < size))
+    matrix = torch.zeros(len(rows), size, dtype=torch.float64)
+    matrix.scatter_add_(1, columns.clamp(0, size - 1), weights)
     return matrix.to(torch.float32)
 
 

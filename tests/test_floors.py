@@ -13,7 +13,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOOR = {
     **dict.fromkeys(("errors", "registry"), 0),
-    **dict.fromkeys(("device", "validation", "box", "volume", "field", "inverse", "transforms"), 1),
+    **dict.fromkeys(
+        ("device", "validation", "parallel", "box", "volume", "field", "inverse", "transforms"), 1
+    ),
     **dict.fromkeys(("io", "preprocess", "losses", "metrics", "nn", "checkpoints"), 2),
     "methods": 3,
     **dict.fromkeys(("refine", "pipeline", "training", "report", "cohort", "benchmark"), 4),

@@ -11,7 +11,8 @@ from neuroreg import field
 from neuroreg.errors import DataError
 from neuroreg.methods.base import Method, Prediction
 from neuroreg.methods.gaussnewton import GaussNewton, Weights, schedule
-from neuroreg.methods.gaussnewton_level import Level, LevelImages, LevelSpec, box_sums, split_phases
+from neuroreg.methods.gaussnewton_lattice import box_sums, split_phases
+from neuroreg.methods.gaussnewton_level import Level, LevelImages, LevelSpec
 
 SHAPE = (48, 56, 40)
 

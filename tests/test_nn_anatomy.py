@@ -46,7 +46,7 @@ def test_a_certain_voxel_has_the_code_of_its_class() -> None:
 @torch.no_grad()
 def test_codes_are_means_over_the_class_probabilities() -> None:
     made, image = network(), brain()
-    box = bounding_box(image > 0, before=5, after=5)
+    box = bounding_box(image > 0, before=2, after=2)
     assert box is not None
     near = image[:, :, *box]
     logits = made.classify(made.features(near).movedim(1, -1))

@@ -123,15 +123,15 @@ class TrainableMethod(Method, Protocol):
         ...
 
 
-def align_moving(moving: Tensor, fixed: Tensor, start: Prediction | None) -> Tensor:
+def align_moving(moving: Tensor, shape: tuple[int, ...], start: Prediction | None) -> Tensor:
     """The moving image on the fixed grid through ``start``'s affine (border filled with 0), or as it is.
 
-    Returns (B, C, D, H, W) on the fixed grid.
+    moving (B, C, d, h, w), ``shape`` the sides of the fixed grid; returns (B, C, D, H, W).
     """
     if start is None or start.affine is None:
         return moving
-    index = field.identity(fixed.shape[2:], device=fixed.device, dtype=torch.float32)
-    index = field.affine_index(start.affine, index.expand(fixed.shape[0], -1, -1, -1, -1))
+    index = field.identity(shape, device=moving.device, dtype=torch.float32)
+    index = field.affine_index(start.affine, index.expand(moving.shape[0], -1, -1, -1, -1))
     return field.sample(moving, index, fill=0.0)
 
 

@@ -45,7 +45,7 @@ class Demons:
 
     def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
         """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), 0..1 -> Prediction on the fixed grid."""
-        aligned = align_moving(moving, fixed, start)
+        aligned = align_moving(moving, tuple(fixed.shape[2:]), start)
         fields = [self._register(f[None].cpu(), m[None].cpu()) for f, m in zip(fixed, aligned, strict=True)]
         affine = None if start is None else start.affine
         return Prediction(torch.cat(fields).to(fixed.device), affine=affine)

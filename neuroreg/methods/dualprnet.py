@@ -134,7 +134,7 @@ class DualPRNet:
 
     def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> DualPRPrediction:
         """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), 0..1 -> field on level 1 of the fixed grid."""
-        moving = align_moving(moving, fixed, start)
+        moving = align_moving(moving, tuple(fixed.shape[2:]), start)
         if torch.is_grad_enabled():
             u, fields, updates = self.network(fixed, moving)
         else:

@@ -16,11 +16,12 @@ from pydantic import Field
 from torch import Tensor
 
 from neuroreg import field
-from neuroreg.box import bounding_box
+from neuroreg.box import bounding_box, dilate
 from neuroreg.errors import DataError
 from neuroreg.methods.base import MethodConfig, Prediction, flush_denormal
 from neuroreg.methods.gaussnewton_guide import GuideImages
 from neuroreg.methods.gaussnewton_level import Level, LevelImages, LevelSpec
+from neuroreg.parallel import Workers, workers
 
 Preset = Literal["fast", "mid", "std", "best"]
 
@@ -78,6 +79,9 @@ class GaussNewton:
             ge=0,
             description="Weight of the squared differences of guide channels, if the start brings them",
         )
+        guide_mm: float = Field(
+            1.0, gt=0, description="Spacing of the finest images beside which guide channels are matched"
+        )
         sigma_field: float = Field(0.35, gt=0, description="Smoothing of the total field, field voxels")
 
     divisor: ClassVar[int] = 8
@@ -122,9 +126,9 @@ def optimise(
     specs = schedule(config, iterations, GaussNewton.spacing_mm)
     base = start.at_level(1, tuple(n // 2 for n in fixed.shape[2:]))
     fields = []
-    with torch.no_grad(), flush_denormal():
+    with torch.no_grad(), flush_denormal(), workers(fixed.device, flush_denormal=True) as team:
         for index in range(fixed.shape[0]):
-            one = _Pair(fixed, moving, start, weights or Weights(), index, config.guide_weight)
+            one = _Pair(config, fixed, moving, start, weights or Weights(), index, team)
             fields.append(one.register(specs, base[index : index + 1].float()))
     return start.with_displacement(torch.cat(fields), level=1)
 
@@ -155,13 +159,15 @@ class _Pair:
 
     def __init__(
         self,
+        config: GaussNewton.Config,
         fixed: Tensor,
         moving: Tensor,
         start: Prediction,
         weights: Weights,
         index: int,
-        guide_weight: float,
+        team: Workers,
     ) -> None:
+        self._config, self._team = config, team
         fixed, moving = fixed[index, 0].float(), moving[index, 0].float()
         mask = fixed > 0.0 if weights.fixed_mask is None else weights.fixed_mask[index, 0] > 0
         self._shape = fixed.shape
@@ -175,12 +181,11 @@ class _Pair:
         self._weight = (
             None if weights.fixed_weight is None else weights.fixed_weight[index : index + 1, :, *self._box]
         )
-        self._fixed = _pyramid(fixed[self._box])
-        self._moving = _pyramid(moving)
+        self._fixed, self._moving = team.map(_pyramid, (fixed[self._box], moving))
         self._moving_weight = None
         if weights.moving_weight is not None:
             self._moving_weight = _pyramid(weights.moving_weight[index, 0].float())
-        self._guide_weight, self._guides = guide_weight, _guide_levels(start, index) if guide_weight else {}
+        self._guides = _guide_levels(start, index, team) if config.guide_weight else {}
         affine = start.affine
         matrix = (
             torch.eye(3, 4, dtype=torch.float64) if affine is None else affine[index].to("cpu", torch.float64)
@@ -196,10 +201,10 @@ class _Pair:
         u, at = first.clone(), 1
         for number, spec in enumerate(specs):
             u, at = _move(u, at, spec.field_level, fine), spec.field_level
-            level = Level(spec, self._images(spec))
+            level = Level(spec, self._images(spec), self._team)
             for turn in range(spec.iterations):
                 u, _ = level.step(u)
-                if at == 1 and turn % _RELAX_EVERY == _RELAX_EVERY - 1:
+                if at == 1 and turn % _RELAX_EVERY == _RELAX_EVERY - 1 and turn < spec.iterations - 1:
                     field.relax_folds(u, floor=_NEAR_FOLD, rounds=2)  # later steps mend the match
             if number == len(specs) - 1 and level.score(u) < level.score(_move(first, 1, at, fine)):
                 u, at = first.clone(), 1
@@ -212,7 +217,7 @@ class _Pair:
     def _images(self, spec: LevelSpec) -> LevelImages:
         step = 2**spec.field_level
         weight = F.max_pool3d(self._mask, step, stride=step)
-        weight = F.max_pool3d(weight, 2 * _HALO + 1, stride=1, padding=_HALO)[0, 0]
+        weight = dilate(weight, _HALO)[0, 0]
         if self._weight is not None:
             weight = weight * F.avg_pool3d(self._weight.to(weight), step, stride=step)[0, 0]
         matrix = torch.cat((self._rotation * step, self._shift[:, None]), dim=1) / 2**spec.image_level
@@ -223,29 +228,34 @@ class _Pair:
             to_moving=matrix.to(weight),
             weight=weight,
             moving_weight=extra,
-            guides=self._guides_at(spec.field_level),
+            guides=self._guides_for(spec),
         )
 
-    def _guides_at(self, level: int) -> GuideImages | None:
-        if level not in self._guides:
+    def _guides_for(self, spec: LevelSpec) -> GuideImages | None:
+        level = spec.field_level
+        if level not in self._guides or 2**spec.image_level * GaussNewton.spacing_mm < self._config.guide_mm:
             return None
         fixed, moving = self._guides[level]
         box = [slice(side.start // 2**level, side.stop // 2**level) for side in self._box]
         corner = tuple(side.start for side in box)
-        return GuideImages(fixed[:, *box].contiguous(), moving, corner, self._guide_weight)
+        return GuideImages(fixed[:, *box].contiguous(), moving, corner, self._config.guide_weight)
 
 
-def _guide_levels(start: Prediction, index: int) -> dict[int, tuple[Tensor, Tensor]]:
+def _guide_levels(start: Prediction, index: int, team: Workers) -> dict[int, tuple[Tensor, Tensor]]:
     """Level -> guide channels (K, d, h, w) of fixed and moving on the whole fixed lattice, from the level they come
     on up to 2. Empty without guides."""
     if start.guides is None:
         return {}
-    pair = [guide[index : index + 1].float() for guide in start.guides]
-    levels = {}
-    for level in range(start.guide_level, 3):
-        levels[level] = (pair[0][0].contiguous(), pair[1][0].contiguous())
-        pair = [field.downsample(guide) for guide in pair]
-    return levels
+    levels = range(start.guide_level, 3)
+
+    def pyramid(guide: Tensor) -> list[Tensor]:
+        out = [guide[index : index + 1].float()]
+        for _ in levels[1:]:
+            out.append(field.downsample(out[-1]))
+        return [channels[0].contiguous() for channels in out]
+
+    fixed, moving = team.map(pyramid, start.guides)
+    return {level: (fixed[i], moving[i]) for i, level in enumerate(levels)}
 
 
 def _move(u: Tensor, at: int, to: int, fine: tuple[int, ...]) -> Tensor:
@@ -260,8 +270,7 @@ def _pyramid(image: Tensor) -> list[Tensor]:
     """(D, H, W) -> images at 1, 2 and 4 voxels, each smoothed by half its spacing in all."""
     levels = [image.contiguous()]
     for sigma in (1.0, 0.75**0.5):  # the second on top of the first: 2 of the finest voxels in all
-        finer = field.smooth(levels[-1][None, None], sigma)
-        levels.append(finer[0, 0, ::2, ::2, ::2].contiguous())
+        levels.append(field.smooth(levels[-1][None, None], sigma, stride=2)[0, 0].contiguous())
     return levels
 
 

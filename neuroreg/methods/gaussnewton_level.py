@@ -6,18 +6,25 @@ only on the list of the n nodes near the brain; box sums and Gaussians run on th
 Every quantity is in field voxels of this lattice; components (d, h, w).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from neuroreg import field
+from neuroreg.box import dilate
 from neuroreg.methods.gaussnewton_guide import GuideImages, GuideTerm
+from neuroreg.methods.gaussnewton_lattice import Smoother, box_sums, clear_rim, split_phases
+from neuroreg.parallel import ALONE, Workers
+
+R = TypeVar("R")
 
 _EPS = 1e-4  # added to local variances: about a hundredth of the intensity range, squared
-_CPU_CHUNK = 8192  # nodes worked on at once: the temporaries then stay in the second-level cache
+_CPU_CHUNK = (
+    16384  # nodes worked on at once by one thread: the temporaries then stay in the second-level cache
+)
 
 
 @dataclass(frozen=True)
@@ -62,71 +69,17 @@ class LevelImages:
     """channels that should match as well"""
 
 
-def gaussian_matrix(size: int, sigma: float, shift: float, like: Tensor) -> Tensor:
-    """(size, size): row i is the Gaussian around i of samples that lie at j + shift, cut at 3.5 sigma, sum 1."""
-    index = torch.arange(size, device=like.device, dtype=torch.float64)
-    distance = (index[:, None] - index[None] - shift) / sigma
-    kernel = torch.exp(-0.5 * distance**2) * (distance.abs() <= 3.5)
-    return (kernel / kernel.sum(1, keepdim=True)).to(like.dtype)
-
-
-class Smoother:
-    """Separable Gaussian on (C, d, h, w) as one small dense matrix per axis: faster than short convolutions."""
-
-    def __init__(self, shape: tuple[int, ...], sigma: float, shift: float, like: Tensor) -> None:
-        self._matrices = [gaussian_matrix(n, sigma, shift, like) for n in shape]
-
-    def __call__(self, x: Tensor, spare: Tensor) -> Tensor:
-        """Smooth x, both overwritten; returns whichever of the two buffers holds the result."""
-        channels, depth, height, width = x.shape
-        along_d, along_h, along_w = self._matrices
-        torch.matmul(along_d, x.view(channels, depth, -1), out=spare.view(channels, depth, -1))
-        torch.matmul(along_h, spare.view(-1, height, width), out=x.view(-1, height, width))
-        torch.mm(x.view(-1, width), along_w.T, out=spare.view(-1, width))
-        return spare
-
-
-def box_sums(x: Tensor, windows: tuple[int, ...]) -> list[Tensor]:
-    """Sums of x (C, d, h, w) over centred boxes of the given odd sides; zero outside the lattice."""
-    return [_box(x, window) for window in windows]
-
-
-def _box(x: Tensor, window: int) -> Tensor:
-    # Doubling: a run of 15 is 1 + 2 + 4 + 8, so four additions per axis in place of fourteen.
-    radius = window // 2
-    for axis in (1, 2, 3):
-        size = x.shape[axis]
-        shape = list(x.shape)
-        shape[axis] = size + 2 * radius
-        run = x.new_zeros(shape)
-        run.narrow(axis, radius, size).copy_(x)
-        total, done, length = None, 0, 1
-        while True:
-            if window & length:
-                part = run.narrow(axis, done, size)
-                total = part.clone() if total is None else total.add_(part)
-                done += length
-            if 2 * length > window:
-                break
-            run = run.narrow(axis, 0, run.shape[axis] - length) + run.narrow(
-                axis, length, run.shape[axis] - length
-            )
-            length *= 2
-        assert total is not None
-        x = total
-    return x
-
-
 class Level:
     """The state and buffers of one level; ``step`` is one iteration, ``score`` the metric alone."""
 
-    def __init__(self, spec: LevelSpec, images: LevelImages) -> None:
+    def __init__(self, spec: LevelSpec, images: LevelImages, workers: Workers = ALONE) -> None:
         self.spec = spec
         self.images = images
-        weight = _clear_rim(images.weight)
+        self._workers = workers
+        weight = clear_rim(images.weight)
         self.shape: tuple[int, int, int] = (weight.shape[0], weight.shape[1], weight.shape[2])
         self._strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
-        ring = _clear_rim(F.max_pool3d(weight[None, None], 3, stride=1, padding=1)[0, 0])
+        ring = clear_rim(dilate(weight[None, None], 1)[0, 0])
         self._nodes = ring.reshape(-1).nonzero()[:, 0].to(torch.int32)
         self._long = self._nodes.long()
         self._weight = weight.reshape(-1)[self._long]
@@ -152,7 +105,6 @@ class Level:
         self._sums = empty((3, n))
         self._sums_dense = fixed.new_zeros((3, volume))
         self._equations = empty((9, n))
-        self._equations_dense = fixed.new_zeros((9, volume))
         self._scratch = empty((9, volume))
         self._scratch_2 = empty((9, volume))
         self._points = empty((3, volume))
@@ -163,21 +115,22 @@ class Level:
         self._count = [float(phases * window**3) for window in self.spec.windows]
         self._fixed_statistics = self._prepare_fixed()
         guides = self.images.guides
-        self._guide = None if guides is None else GuideTerm(guides, self._nodes, self._chunk)
+        self._guide = None if guides is None else GuideTerm(guides, self._nodes)
 
     def _prepare_fixed(self) -> list[tuple[Tensor, Tensor]]:
         self._sums_dense[0].index_copy_(0, self._long, self._fixed.sum(0))
         self._sums_dense[1].index_copy_(0, self._long, (self._fixed**2).sum(0))
         statistics = []
-        boxes = box_sums(self._sums_dense[:2].view(2, *self.shape), self.spec.windows)
+        boxes = box_sums(self._sums_dense[:2].view(2, *self.shape), self.spec.windows, self._workers)
         for box, count in zip(boxes, self._count, strict=True):
             mean, square = (box.view(2, -1).index_select(1, self._nodes) / count).unbind(0)
             statistics.append((mean, square - mean**2 + _EPS))
         return statistics
 
-    def _chunks(self) -> Iterator[slice]:
-        for start in range(0, len(self._nodes), self._chunk):
-            yield slice(start, start + self._chunk)
+    def _each_chunk(self, work: Callable[[slice], R]) -> list[R]:
+        """``work`` for every part of the node list, shared among the workers."""
+        starts = range(0, max(1, len(self._nodes)), self._chunk)  # one empty part when there is none
+        return self._workers.map(work, [slice(start, start + self._chunk) for start in starts])
 
     def _warp(self, u: Tensor) -> None:
         """Read the moving image at every voxel of every listed block; u (3, V)."""
@@ -185,15 +138,16 @@ class Level:
         if self.images.moving_weight is not None:
             here = points.index_select(1, self._nodes)
             self._weight_now = self._weight * field.sample_points(self.images.moving_weight, here)[0]
-        for part in self._chunks():
+
+        def warp(part: slice) -> None:
             at = self._block_points(points, self._nodes[part])
             moved = field.sample_points(self.images.moving, at.reshape(3, -1)).view(at.shape[1:])
+            sums = torch.stack((moved.sum(0), (moved * moved).sum(0), (moved * self._fixed[:, part]).sum(0)))
             self._moved[:, part] = moved
-            torch.sum(moved, 0, out=self._sums[0, part])
-            torch.sum(moved * moved, 0, out=self._sums[1, part])
-            torch.sum(moved * self._fixed[:, part], 0, out=self._sums[2, part])
-        self._moved_dense.index_copy_(1, self._long, self._moved)
-        self._sums_dense.index_copy_(1, self._long, self._sums)
+            self._moved_dense.index_copy_(1, self._long[part], moved)
+            self._sums_dense.index_copy_(1, self._long[part], sums)
+
+        self._each_chunk(warp)
 
     def _block_points(self, points: Tensor, nodes: Tensor) -> Tensor:
         """Moving voxels of the image voxels of the blocks at ``nodes``: (3, P, n), linear between nodes."""
@@ -252,25 +206,24 @@ class Level:
         """Mean squared local correlation, summed over windows, of the field u (3, d, h, w), less the guides' loss."""
         self._warp(u.reshape(3, -1))
         boxes = self._boxes()
-        total = u.new_zeros(())
-        for part in self._chunks():
-            total += self._terms(boxes, part)[3].sum()
-        total = total / 2.0
+        total = torch.stack(self._each_chunk(lambda part: self._terms(boxes, part)[3].sum())).sum() / 2.0
         if self._guide is not None:
-            total -= self._guide.loss(self._guide.warp(u.reshape(3, -1)), self._weight_now)
+            difference = self._differences(u.reshape(3, -1))
+            assert difference is not None
+            total = total - self._guide.loss(difference, self._weight_now)
         return total / self._total_weight
 
     def _boxes(self) -> list[Tensor]:
         dense = self._sums_dense.view(3, *self.shape)
-        return [box.view(3, -1) for box in box_sums(dense, self.spec.windows)]
+        return [box.view(3, -1) for box in box_sums(dense, self.spec.windows, self._workers)]
 
-    def _assemble(self, boxes: list[Tensor]) -> Tensor:
-        """Fill ``_equations`` with the block means of h dJ dJ' (six) and g dJ (three); returns the score."""
-        total = boxes[0].new_zeros(())
+    def _assemble(self, boxes: list[Tensor], difference: Tensor | None) -> Tensor:
+        """Fill ``_equations`` with the block means of h dJ dJ' (six) and g dJ (three), and what the guides add;
+        returns the score without theirs."""
         phases = self.spec.ratio**3
-        for part in self._chunks():
+
+        def assemble(part: slice) -> Tensor:
             a, w, c, score = self._terms(boxes, part)
-            total += score.sum()
             gradient = self._gradient(part)
             force = torch.addcmul(c, self._fixed[:, part], a).addcmul_(self._moved[:, part], w, value=-1.0)
             w = w / phases
@@ -279,27 +232,41 @@ class Level:
                 torch.mul((gradient[i] * gradient[j]).sum(0), w, out=rows[row])
             for k in range(3):
                 torch.mul((gradient[k] * force).sum(0), 1.0 / phases, out=rows[6 + k])
-        return total / (2.0 * self._total_weight)
+            if self._guide is not None and difference is not None:
+                self._guide.add(part, difference, self._weight_now, rows)
+            return score.sum()
+
+        return torch.stack(self._each_chunk(assemble)).sum() / (2.0 * self._total_weight)
+
+    def _differences(self, u: Tensor) -> Tensor | None:
+        """Fixed minus moved guide channels under u (3, V)."""
+        guide = self._guide
+        if guide is None:
+            return None
+        return torch.cat(self._each_chunk(lambda part: guide.warp(u, part)), dim=1)
 
     def step(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """One iteration from u (3, d, h, w): the next field, and the score of the one given. u is overwritten."""
         flat = u.view(3, -1)
         self._warp(flat)
-        score = self._assemble(self._boxes())
-        if self._guide is not None:
-            self._guide.add(self._guide.warp(flat), self._weight_now, self._equations)
-        self._equations_dense.index_copy_(1, self._long, self._equations)
-        dense = self._scratch.copy_(self._equations_dense).view(9, *self.shape)
-        dense = self._smooth_update(dense, self._scratch_2.view(9, *self.shape)).view(9, -1)
-        moved = self._sums  # (3, n), free until the next warp
-        volume = u.view(3, *self.shape)
-        for part in self._chunks():
-            update = self._solve(dense.index_select(1, self._nodes[part]))
+        score = self._assemble(self._boxes(), self._differences(flat))
+        smooth = self._workers.map(self._smoothed_equation, range(9))
+
+        def move(part: slice) -> None:
+            nodes = self._nodes[part]
+            update = self._solve(torch.stack([row.index_select(0, nodes) for row in smooth]))
             points = self._node_index[:, part] + update
-            torch.add(update, field.sample_points(volume, points), out=moved[:, part])
-        flat.index_copy_(1, self._long, moved)
-        spare = self._scratch[:3].view(3, *self.shape)
-        return u.copy_(self._smooth_field(u, spare)), score
+            torch.add(update, field.sample_points(u, points), out=self._sums[:, part])
+
+        self._each_chunk(move)
+        flat.index_copy_(1, self._long, self._sums)
+        self._workers.map(lambda k: self._smooth_field(u[k], self._scratch[k].view(self.shape)), range(3))
+        return u.copy_(self._scratch[:3].view(u.shape)), score
+
+    def _smoothed_equation(self, row: int) -> Tensor:
+        """One of the nine on the whole lattice (V,), smoothed."""
+        dense = self._scratch[row].zero_().index_copy_(0, self._long, self._equations[row]).view(self.shape)
+        return self._smooth_update(dense, self._scratch_2[row].view(self.shape)).view(-1)
 
     def _solve(self, equations: Tensor) -> Tensor:
         """(H + damping) du = b by Cholesky (LDL'), clamped to half a voxel. equations (9, n) -> (3, n)."""
@@ -319,16 +286,3 @@ class Level:
         update = equations[6:]
         length = update.square().sum(0).sqrt_().clamp_(min=0.5)
         return update.mul_(0.5 / length)
-
-
-def _clear_rim(x: Tensor) -> Tensor:
-    """x (d, h, w) with its outermost nodes set to 0: neighbours are read without asking whether they exist."""
-    return F.pad(x[1:-1, 1:-1, 1:-1], (1,) * 6)
-
-
-def split_phases(image: Tensor, ratio: int) -> Tensor:
-    """(D, H, W) -> (ratio**3, V): phase p holds voxel ratio * i + p of every block i."""
-    if ratio == 1:
-        return image.reshape(1, -1)
-    parts = [image[a::2, b::2, c::2] for a in (0, 1) for b in (0, 1) for c in (0, 1)]
-    return torch.stack(parts).reshape(8, -1)

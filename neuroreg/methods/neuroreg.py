@@ -8,7 +8,7 @@ recursion. The design is the project's own (learned form of ``gaussnewton``).
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -21,7 +21,8 @@ from neuroreg.box import bounding_box
 from neuroreg.losses import labels, regularity, similarity
 from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
 from neuroreg.nn.anatomy import AnatomyNetwork
-from neuroreg.nn.blocks import conv3, flow_head, local_normalise
+from neuroreg.nn.step import StepNetwork
+from neuroreg.parallel import workers
 
 _ANATOMY_MM = 2.0  # spacing of the images the parcellation network reads
 _PARCEL_VOXELS = 30000  # brain voxels it learns from at each step
@@ -63,50 +64,14 @@ class NeuroregConfig(MethodConfig):
     dice_rois: int = Field(8, ge=1, description="Regions drawn at each training step")
 
 
-class StepNetwork(nn.Module):
-    """One update from a fixed and a warped moving image, at any scale.
+@dataclass(frozen=True)
+class _ImageView:
+    """What the steps read of one image, by pyramid level."""
 
-    With an anatomy network it also sees both images' codes, the moving ones warped, on the grid of its update.
-    """
-
-    def __init__(self, features: int, width: int, anatomy: AnatomyNetwork | None = None) -> None:
-        super().__init__()
-        self.anatomy = anatomy
-        codes = 0 if anatomy is None else anatomy.codebook.shape[1]
-        self.encoder = nn.Sequential(
-            conv3(2, features, stride=2),
-            nn.LeakyReLU(0.2),
-            conv3(features, features),
-            nn.LeakyReLU(0.2),
-            conv3(features, features),
-        )
-        self.head = nn.Sequential(
-            conv3(3 * features + 2 * codes, width),
-            nn.GroupNorm(4, width),
-            nn.LeakyReLU(0.2),
-            conv3(width, width),
-            nn.LeakyReLU(0.2),
-            conv3(width, width),
-            nn.GroupNorm(4, width),
-            nn.LeakyReLU(0.2),
-        )
-        # 1e-2, not the usual 1e-5: the shared weights must see a useful gradient at every scale from the start.
-        self.flow = flow_head(width, sd=1e-2)
-
-    def encode(self, image: Tensor) -> Tensor:
-        """Image (B, 1, D, H, W) -> features (B, C, D/2, H/2, W/2)."""
-        out: Tensor = self.encoder(torch.cat((image, local_normalise(image)), dim=1))
-        return out
-
-    def forward(self, fixed_features: Tensor, moved: Tensor, codes: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Features of the fixed image, the moving image warped so far, codes (B, K, D/2, H/2, W/2) of the fixed and
-        the warped moving image -> update (B, 3, D/2, H/2, W/2), voxels of the half grid, components within (-1, 1)."""
-        m = self.encode(moved)
-        inputs = [fixed_features, m, fixed_features - m]
-        if codes is not None:
-            inputs += [codes[0], codes[0] - codes[1]]
-        hidden = self.head(torch.cat(inputs, dim=1))
-        return torch.tanh(self.flow(hidden).float())
+    images: Mapping[int, Tensor]
+    """(B, 1, ...)"""
+    codes: Mapping[int, Tensor]
+    """(B, K, ...); empty without a parcellation network"""
 
 
 class NeuroregMethod:
@@ -139,25 +104,48 @@ class NeuroregMethod:
 
     def _predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None) -> Prediction:
         steps = self.steps_by_level()
-        top, finest = max(steps), min(min(steps), self._anatomy_level)
-        for _ in range(finest):  # what no step reads at full size need not be aligned there
-            fixed, moving = field.downsample(fixed), field.downsample(moving)
-        moving = align_moving(moving, fixed, None if start is None else _coarser(start, finest))
-        fixed_pyramid, moving_pyramid = _pyramid(fixed, finest, top), _pyramid(moving, finest, top)
-        guides, at = self._codes(fixed_pyramid, moving_pyramid), self._anatomy_level
-        codes = None if guides is None else [_pyramid(guide, at, top + 1) for guide in guides]
+        f, m = self._views(fixed, moving, start)
         u: Tensor | None = None
         fields: list[Tensor] = []
         for level in sorted(steps, reverse=True):
-            here = None if codes is None else (codes[0][level + 1], codes[1][level + 1])
+            here = None if not f.codes else (f.codes[level + 1], m.codes[level + 1])
             last = level == min(steps) and u is not None and not torch.is_grad_enabled()
             run = self._level_in_boxes if last else self._level
-            u = run(fixed_pyramid[level], moving_pyramid[level], here, u, steps[level])
+            u = run(f.images[level], m.images[level], here, u, steps[level])
             fields.append(u)
         assert u is not None
         affine = None if start is None else start.affine
-        level = min(steps) + 1
+        level, at = min(steps) + 1, self._anatomy_level
+        guides = (f.codes[at], m.codes[at]) if f.codes else None
         return Prediction(u, None, affine, tuple(fields), level=level, guides=guides, guide_level=at)
+
+    def _views(
+        self, fixed: Tensor, moving: Tensor, start: Prediction | None
+    ) -> tuple["_ImageView", "_ImageView"]:
+        """What the steps read of the fixed image and, after the affine, of the moving one; at inference each image
+        is worked out by a thread of its own."""
+        steps = self.steps_by_level()
+        finest, top = min(min(steps), self._anatomy_level), max(steps)
+        shape = tuple(-(-n // 2**finest) for n in fixed.shape[2:])
+
+        def view(image: Tensor, to: Prediction | None) -> _ImageView:
+            for _ in range(finest):  # what no step reads at full size need not be aligned there
+                image = field.downsample(image)
+            images = _pyramid(align_moving(image, shape, to), finest, top)
+            codes, at = self._codes(images[self._anatomy_level]), self._anatomy_level
+            return _ImageView(images, {} if codes is None else _pyramid(codes, at, top + 1))
+
+        sides = ((fixed, None), (moving, None if start is None else _coarser(start, finest)))
+        if torch.is_grad_enabled():
+            return view(*sides[0]), view(*sides[1])
+
+        def view_alone(side: tuple[Tensor, Prediction | None]) -> _ImageView:
+            with fast_convolutions(fixed.device):  # holds for the thread that says so
+                return view(*side)
+
+        with workers(fixed.device) as team:
+            one, two = team.map(view_alone, sides)
+        return one, two
 
     def steps_by_level(self) -> dict[int, int]:
         """Pyramid level -> number of steps there, from the plan in mm."""
@@ -176,13 +164,10 @@ class NeuroregMethod:
         return max(0, self._level_of(_ANATOMY_MM))
 
     @torch.no_grad()
-    def _codes(self, fixed: dict[int, Tensor], moving: dict[int, Tensor]) -> tuple[Tensor, Tensor] | None:
-        """Anatomy codes of both images at the level the parcellation network was trained for."""
+    def _codes(self, image: Tensor) -> Tensor | None:
+        """Anatomy codes of an image at the level the parcellation network was trained for, if there is one."""
         anatomy = getattr(self.network, "anatomy", None)
-        if anatomy is None:
-            return None
-        level = self._anatomy_level
-        return anatomy(fixed[level]), anatomy(moving[level])
+        return None if anatomy is None else anatomy(image)
 
     def _level(
         self,

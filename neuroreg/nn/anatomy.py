@@ -16,7 +16,7 @@ CLASSES = 208
 
 _CHUNK = 1 << 12  # voxels whose class probabilities exist at once
 _BRAIN = 0.02  # intensity: smoothing spreads a little beyond the brain
-_MARGIN = 5  # voxels of air the network is shown about the brain
+_MARGIN = 2  # voxels of air the network is shown about the brain
 _COORDINATE = 40.0  # voxels per unit of the coordinate channels
 
 

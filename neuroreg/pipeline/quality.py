@@ -12,6 +12,7 @@ from neuroreg.losses.similarity import lncc_map
 from neuroreg.methods.base import Method
 from neuroreg.metrics import deformation
 from neuroreg.metrics.image import correlation
+from neuroreg.parallel import workers
 from neuroreg.pipeline.align import Alignment
 from neuroreg.pipeline.record import Quality
 from neuroreg.transforms import Transform, world_to_index
@@ -47,13 +48,23 @@ def judge(
 
     ``aligner`` finds affine maps; it looks for a mirrored head. ``doubts`` about the inputs count against the result.
     """
+    with workers(alignment.coarse.fixed.device) as team:
+        measured, warnings = team.both(
+            lambda: _measure(alignment, inverse), lambda: _suspicions(alignment, aligner)
+        )
+    figures = {k: v if v is not None and math.isfinite(v) else None for k, v in measured.items()}
+    return Findings(figures, warnings, verdict(figures, (*doubts, *warnings)))
+
+
+def _measure(alignment: Alignment, inverse: Transform | None) -> dict[str, float | None]:
+    """Every figure by name."""
     pair = alignment.coarse
     grid, mask = pair.fixed_grid, pair.fixed_mask
     points = grid.points()
     ends = {"before": points, "affine": alignment.affine(points), "after": alignment.transform(points)}
-    moved = {name: _read(pair.moving, end, pair.moving_grid) for name, end in ends.items()}
     figures: dict[str, float | None] = {}
-    for name, image in moved.items():
+    for name, end in ends.items():
+        image = _read(pair.moving, end, pair.moving_grid)
         figures[f"ncc_{name}"] = correlation(pair.fixed, image, mask)
         figures[f"lncc_{name}"] = float(lncc_map(pair.fixed, image, window=WINDOW)[mask].mean())
     inside = mask[0, 0]
@@ -66,13 +77,7 @@ def judge(
     if inverse is not None:
         mean, largest = deformation.inverse_consistency_mm(alignment.transform, inverse, grid, inside)
         figures["inverse_consistency_mean_mm"], figures["inverse_consistency_max_mm"] = mean, largest
-    finite = {
-        name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()
-    }
-    blank = pair.blanked()
-    plain = _read(blank.moving, ends["affine"], pair.moving_grid)
-    warnings = _suspicions(blank.fixed, plain, mask, aligner)
-    return Findings(finite, warnings, verdict(finite, (*doubts, *warnings)))
+    return figures
 
 
 def _read(image: Tensor, points: Tensor, grid: Geometry) -> Tensor:
@@ -95,8 +100,11 @@ def _regularity(alignment: Alignment, inside: Tensor) -> dict[str, float | None]
     }
 
 
-def _suspicions(fixed: Tensor, moved: Tensor, mask: Tensor, aligner: Method) -> tuple[str, ...]:
-    """Other contrast, or a mirrored head: what a good number can hide. Images (1, 1, D, H, W) after the affine."""
+def _suspicions(alignment: Alignment, aligner: Method) -> tuple[str, ...]:
+    """Other contrast, or a mirrored head: what a good number can hide. Judged after the affine."""
+    pair = alignment.coarse.blanked()
+    fixed, mask = pair.fixed, pair.fixed_mask
+    moved = _read(pair.moving, alignment.affine(pair.fixed_grid.points()), pair.moving_grid)
     found = []
     if monotone(fixed[mask], moved[mask]) < _LEAST_MONOTONE:
         found.append(

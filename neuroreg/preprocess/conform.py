@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neuroreg import field
 from neuroreg.errors import DataError, UsageError
+from neuroreg.parallel import workers
 from neuroreg.preprocess import brain, masks
 from neuroreg.transforms import Affine, DisplacementField
 from neuroreg.volume import Geometry, Volume
@@ -78,7 +79,9 @@ def conform(
     if spacing_mm <= 0 or divisor < 1 or margin_mm < 0:
         raise UsageError(f"no grid has spacing {spacing_mm} mm, divisor {divisor} and margin {margin_mm} mm")
     rule = (spacing_mm, divisor, margin_mm)
-    one, two = _conform_one(fixed, fixed_mask, rule), _conform_one(moving, moving_mask, rule)
+    with workers(fixed.data.device) as team:
+        sides = ((fixed, fixed_mask), (moving, moving_mask))
+        one, two = team.map(lambda side: _conform_one(*side, rule), sides)
     # Skulls are taken away on both sides or on neither: a brain fits no head.
     bare = one.bare and two.bare
     fixed_image, fixed_counts, fixed_rest = one.leave_out(bare=bare)
