@@ -116,3 +116,11 @@ def test_a_plan_carries_the_name_of_its_command(command: str, capsys: pytest.Cap
     told = json.loads(capsys.readouterr().out)
     assert (told["command"], told["dry_run"]) == (command, True)
     assert not Path("unsure_to_fixed").exists()
+
+
+def test_affine_writes_the_outputs_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["affine", "fixed.nii.gz", "two.nii.gz", "--frame", "1", "--dry-run", "--json", "-q"]
+    assert run(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["outputs"] == ["moved.nii.gz", "affine.mat", "run.json"]
+    assert run([*arguments, "--outputs", "transform"]) == 0
+    assert json.loads(capsys.readouterr().out)["outputs"] == ["transform.h5", "run.json"]

@@ -34,6 +34,7 @@ def test_no_folder_of_a_patient_gets_into_the_record() -> None:
         ["/usr/bin/neuroreg", "register", "/Doe/f.nii", "--fixed-mask=/Doe/k.nii", "--set", "a=1"]
     )
     assert words == ("neuroreg", "register", "f.nii", "--fixed-mask=k.nii", "--set", "a=1")
+    assert scrubbed_argv(["/src/neuroreg/__main__.py", "demo"])[0] == "neuroreg"  # python -m neuroreg
 
 
 def test_full_provenance_has_the_paths() -> None:

@@ -147,7 +147,7 @@ def test_histogram_counts_the_share_of_all_voxels_inside() -> None:
     filled = {round(each.left, 4): each.percent for each in bins if each.percent > 0}
     # 96 bins over six octaves: 1 is the start of bin 48, 2 of bin 64; the fold has no logarithm; 50 is clamped to 8.
     assert filled == pytest.approx({0.5: 40.0, round(64 / 96, 4): 20.0, round(95 / 96, 4): 20.0})
-    assert ticks[3] == (0.5, "1")
+    assert (ticks[0][1], ticks[3], ticks[6][1]) == ("\u2264 0.125", (0.5, "1"), "\u2265 8")
 
 
 def test_checkerboard_and_difference_take_from_both() -> None:

@@ -101,6 +101,8 @@ def check_sides(sides: tuple[int, ...], *, limits: Limits, file: Path) -> None:
 
 def choose_frame(frames: int, frame: int | None, *, dims: int, file: Path) -> tuple[int, tuple[str, ...]]:
     """Which frame of ``frames`` to read, and the notes. Raises DataError (65) or UsageError (2)."""
+    if frame is not None and frames == 1 and dims == 3:  # of a pair, perhaps the other one has frames
+        return 0, (f"the file is one 3-D volume; frame {frame} was not looked for in it",)
     if frame is not None and not 0 <= frame < frames:
         raise UsageError(f"frame {frame} does not exist, the file has {frames}", file=file)
     if frames > 1 and frame is None:

@@ -115,7 +115,9 @@ def machine() -> str:
 
 def scrubbed_argv(arguments: Sequence[str] | None = None, *, full: bool = False) -> tuple[str, ...]:
     """The command line; every path is cut to its base name unless ``full``."""
-    words = sys.argv if arguments is None else arguments
+    words = list(sys.argv if arguments is None else arguments)
+    if words and Path(words[0]).name == "__main__.py":  # python -m neuroreg
+        words[0] = "neuroreg"
     return tuple(word if full else _without_folder(word) for word in words)
 
 

@@ -269,5 +269,11 @@ def histogram(jacobian: Tensor, inside: Tensor) -> tuple[list[Bin], list[tuple[f
     counts, _ = np.histogram(logs.numpy(), bins=_BINS, range=(-_OCTAVES, _OCTAVES))
     percent = 100.0 * counts / max(values.numel(), 1)
     bins = [Bin(k / _BINS, 1 / _BINS, float(p)) for k, p in enumerate(percent)]
-    ticks = [((t + _OCTAVES) / (2 * _OCTAVES), f"{2.0**t:g}") for t in range(-_OCTAVES, _OCTAVES + 1)]
+    ticks = [((t + _OCTAVES) / (2 * _OCTAVES), _tick(t)) for t in range(-_OCTAVES, _OCTAVES + 1)]
     return bins, ticks
+
+
+def _tick(octave: int) -> str:
+    """The determinant there; the outermost bars hold what lies beyond as well."""
+    beyond = {-_OCTAVES: "\u2264 ", _OCTAVES: "\u2265 "}
+    return f"{beyond.get(octave, '')}{2.0**octave:g}"
