@@ -64,7 +64,7 @@ def _linear(image: Tensor, index: Tensor) -> Tensor:
     scale = [2.0 / max(n - 1, 1) for n in image.shape[2:]]
     grid = torch.stack([index[:, a] * scale[a] - 1.0 for a in (2, 1, 0)], dim=-1).to(image.dtype)
     # grid_sample shares a batch among threads, not a volume: one volume goes in as a batch of slabs.
-    alone = len(grid) == 1 and image.device.type == "cpu" and not torch.is_grad_enabled()
+    alone = len(grid) == len(image) == 1 and image.device.type == "cpu" and not torch.is_grad_enabled()
     if slabs := math.gcd(grid.shape[1], 8) if alone else 0:
         image, grid = image.expand(slabs, -1, -1, -1, -1), grid.reshape(slabs, -1, *grid.shape[2:])
     out = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)

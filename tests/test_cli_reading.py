@@ -124,3 +124,17 @@ def test_affine_writes_the_outputs_that_are_asked_for(capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["outputs"] == ["moved.nii.gz", "affine.mat", "run.json"]
     assert run([*arguments, "--outputs", "transform"]) == 0
     assert json.loads(capsys.readouterr().out)["outputs"] == ["transform.h5", "run.json"]
+    Path("config.toml").write_text('outputs = ["transform"]\n', encoding="utf-8")
+    assert run([*arguments, "--config", "config.toml"]) == 0
+    assert json.loads(capsys.readouterr().out)["outputs"] == ["transform.h5", "run.json"]
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_a_frame_that_no_image_has_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = told(capsys, *words(command, "fixed.nii.gz"), "--frame", "1")
+    assert (code, "frame 1 does not exist" in err) == (2, True)
+
+
+def test_nothing_is_said_of_the_one_frame_of_a_volume(capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = told(capsys, *words("apply", "fixed.nii.gz"))
+    assert (code, "frame" in err) == (0, False)

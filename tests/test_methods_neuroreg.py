@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor
 from training_phantoms import LEFT, SHAPE, toy_set
 
 from neuroreg import field
 from neuroreg.losses import regularity, similarity
 from neuroreg.methods.base import Batch, Prediction
-from neuroreg.methods.neuroreg import NeuroregMethod
+from neuroreg.methods.neuroreg import NeuroregConfig, NeuroregMethod
 from neuroreg.training.data import both_ways
 
 
@@ -308,3 +309,10 @@ def test_the_finest_level_works_in_the_box_of_the_brain_alone() -> None:
     assert large.shape[2:] == tuple(n // 2 for n in much[0].shape[2:])
     edge = large[..., -1, :, :] - large[..., -2, :, :]  # no step where the box ends: the update goes on
     assert float(edge.abs().max()) < 0.5 * float(small.abs().max())
+
+
+def test_a_plan_that_leaves_nothing_to_do_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no steps on images of 4 mm or coarser"):
+        NeuroregConfig(plan=((2.0, 2), (1.0, 2)), finest_mm=4.0)
+    with pytest.raises(ValidationError, match="no steps"):
+        NeuroregConfig(plan=((2.0, 0),))

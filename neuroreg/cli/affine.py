@@ -22,7 +22,7 @@ def command(
     xform: options.Xform = None,
     max_voxels: options.MaxVoxels = None,
     config: options.Config = None,
-    outputs: options.Outputs = None,
+    outputs: options.AffineOutputs = None,
     overwrite: options.Overwrite = None,
     strict_qc: options.StrictQc = None,
     provenance: options.Provenance = None,
@@ -38,4 +38,4 @@ def command(
     given = locals()
     degrees = given.pop("dof")
     words = [*(given.pop("set_") or ()), *([] if degrees is None else [f"dof={degrees}"])]
-    run("affine", {**given, "set_": words}, method="affine", outputs=given["outputs"] or "image,affine")
+    run("affine", {**given, "set_": words}, defaults={"outputs": "image,affine"}, method="affine")

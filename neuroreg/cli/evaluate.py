@@ -10,7 +10,7 @@ from neuroreg.cli import console, options
 _FIXED = typer.Argument(help="Label map of the fixed image.")
 _MOVED = typer.Argument(help="Label map of the moving image, moved onto the fixed grid.")
 _TRANSFORM = typer.Option("--transform", "--field", help="The map, or its displacement field, to measure.")
-_MASK = typer.Option(help="Where to measure the map [default: fixed labels > 0].")
+_MASK = typer.Option(help="Where to measure the map (default: fixed labels > 0).")
 
 
 def command(

@@ -83,6 +83,10 @@ Outputs = Annotated[
     str | None,
     _output(help="Some of image,field,transform,inverse,affine,jacobian,report (default: standard, all)."),
 ]
+AffineOutputs = Annotated[
+    str | None,
+    _output(help="Some of image,transform,inverse,affine,jacobian,field,report (default: image,affine)."),
+]
 Overwrite = Annotated[bool | None, _output("--overwrite", help="Replace outputs that exist.")]
 StrictQc = Annotated[bool | None, _output("--strict-qc", help="Exit with 3 when the result looks wrong.")]
 Provenance = Annotated[str | None, _output(metavar="base|full", help="full: absolute paths in run.json.")]

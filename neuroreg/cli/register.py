@@ -50,14 +50,23 @@ def command(
     run("register", locals())
 
 
-def run(name: str, given: Mapping[str, Any], **fixed_settings: object) -> None:
-    """Resolve the settings, register (or plan), and show the outcome. Shared with ``neuroreg affine``."""
+def run(
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, object] | None = None,
+    **fixed_settings: object,
+) -> None:
+    """Resolve the settings, register (or plan), and show the outcome. Shared with ``neuroreg affine``.
+
+    ``defaults`` give way to a configuration file and to flags, ``fixed_settings`` to nothing.
+    """
     flags = {**options.settings(given), **fixed_settings}
     from neuroreg.pipeline.config import (
         resolve,  # torch comes with it, so it waits until the command is known
     )
 
-    config = resolve(flags, given["config"])
+    config = resolve(flags, given["config"], defaults=defaults)
     if given["dry_run"]:
         from neuroreg.pipeline.register import plan
 

@@ -46,6 +46,8 @@ class ImageFile:
     """(1, Z, Y, X) bool: NaN or infinite in the file, 0 in the volume; None if there are none"""
     unsure_sides: bool = False
     """the header does not say beyond doubt which side is left"""
+    frames: int = 1
+    """how many the file has"""
 
 
 def read_image(
@@ -70,7 +72,7 @@ def read_image(
         path=path, volume=Volume(torch.from_numpy(data)[None], raw.geometry), notes=notes,
         pixel_type=raw.layout.dtype.name, sha256=raw.sha256,
         invalid=None if invalid is None else torch.from_numpy(invalid)[None],
-        unsure_sides=raw.layout.unsure_sides,
+        unsure_sides=raw.layout.unsure_sides, frames=raw.layout.frames,
     )  # fmt: skip
 
 
@@ -83,8 +85,14 @@ def read_labels(
     data = _to_integers(raw.voxels, raw.layout, path)
     return ImageFile(
         path=path, volume=Volume(torch.from_numpy(data)[None], raw.geometry, is_label=True), notes=raw.notes,
-        pixel_type=raw.layout.dtype.name, sha256=raw.sha256,
+        pixel_type=raw.layout.dtype.name, sha256=raw.sha256, frames=raw.layout.frames,
     )  # fmt: skip
+
+
+def check_frame(frame: int | None, *images: ImageFile) -> None:
+    """Raise UsageError (2) when ``frame`` was asked for and none of the images has it."""
+    if frame and all(image.frames == 1 for image in images):
+        raise UsageError(f"frame {frame} does not exist, the file has 1", file=images[0].path)
 
 
 def check_same_grid(labels: ImageFile, image: ImageFile) -> None:

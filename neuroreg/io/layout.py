@@ -100,10 +100,12 @@ def check_sides(sides: tuple[int, ...], *, limits: Limits, file: Path) -> None:
 
 
 def choose_frame(frames: int, frame: int | None, *, dims: int, file: Path) -> tuple[int, tuple[str, ...]]:
-    """Which frame of ``frames`` to read, and the notes. Raises DataError (65) or UsageError (2)."""
-    if frame is not None and frames == 1 and dims == 3:  # of a pair, perhaps the other one has frames
-        return 0, (f"the file is one 3-D volume; frame {frame} was not looked for in it",)
-    if frame is not None and not 0 <= frame < frames:
+    """Which frame of ``frames`` to read, and the notes. Raises DataError (65) or UsageError (2).
+
+    A single volume is read whatever ``frame`` says: of a pair the other image may be the one with frames (see
+    ``images.check_frame``).
+    """
+    if frame is not None and (frame < 0 or 1 < frames <= frame):
         raise UsageError(f"frame {frame} does not exist, the file has {frames}", file=file)
     if frames > 1 and frame is None:
         raise DataError(

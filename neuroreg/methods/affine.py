@@ -6,7 +6,9 @@ few are refined at half, the best at full resolution with local correlation. Eac
 raise the metric are not taken. Everything is in network voxels, from the fixed to the moving grid.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -18,12 +20,14 @@ from neuroreg.errors import DataError
 from neuroreg.losses.newton import Similarity, global_correlation, local_correlation, mutual_information
 from neuroreg.methods.affine_starts import moments, skew, starting
 from neuroreg.methods.base import MethodConfig, Prediction
+from neuroreg.parallel import Workers, workers
 
 Metric = Literal["lncc", "mi"]
 Dof = Literal[6, 7, 9, 12]
 
 # The first factor on a step, its growth with every step that is taken, and its limit.
 _STRETCH = (1.5, 1.4, 3.0)
+_AT_ONCE = 4  # starts that one thread works on together
 _COARSE_SIDE = 28  # voxels: the search runs on the first pyramid level whose longest side is no longer
 
 
@@ -108,18 +112,24 @@ class AffineMethod:
         an image without contrast.
         """
         affines = []
-        for b in range(len(fixed)):
-            one = slice(b, b + 1)
-            masks = (_one(fixed_mask, b), _one(moving_mask, b))
-            given = None if start is None else start.affine
-            first = None if given is None else given[one].cpu().to(torch.float64)
-            affines.append(self._register(fixed[one], moving[one], masks, first))
+        with workers(fixed.device) as team:  # also: sums do not depend on the number of threads
+            for b in range(len(fixed)):
+                one = slice(b, b + 1)
+                masks = (_one(fixed_mask, b), _one(moving_mask, b))
+                given = None if start is None else start.affine
+                first = None if given is None else given[one].cpu().to(torch.float64)
+                affines.append(self._register(fixed[one], moving[one], masks, first, team))
         affine = torch.cat(affines).to(fixed.device, torch.float32)
         zero = torch.zeros(len(fixed), 3, *fixed.shape[2:], device=fixed.device)
         return Prediction(zero, inverse=zero, affine=affine)
 
     def _register(
-        self, fixed: Tensor, moving: Tensor, masks: tuple[Tensor | None, Tensor | None], first: Tensor | None
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        masks: tuple[Tensor | None, Tensor | None],
+        first: Tensor | None,
+        team: Workers,
     ) -> Tensor:
         c, (mask, moving_mask) = self.config, masks
         for name, image in (("fixed", fixed), ("moving", moving)):
@@ -136,11 +146,17 @@ class AffineMethod:
                 everywhere = field.downsample(everywhere)
             coarse = replace(levels[-1], weight=everywhere)
             search = mutual_information if c.metric == "mi" else global_correlation
-            affine, value = _optimise(coarse, starts, search, low_dof, c.search_iterations, stretch=False)
+            find = partial(
+                _optimise, coarse, similarity=search, dof=low_dof, steps=c.search_iterations, stretch=False
+            )
+            affine, value = _shared(
+                find, starts, _AT_ONCE if fixed.device.type == "cpu" else len(starts), team
+            )
             affine = affine[_distinct(affine, value, c.survivors)]
         half, similarity = levels[min(1, len(levels) - 1)], _similarity(c, power=2)
         # Similarity transforms first: twelve parameters at once wander on whole heads whose necks differ.
-        affine, value = _optimise(half, affine, similarity, low_dof, c.survivor_iterations)
+        find = partial(_optimise, half, similarity=similarity, dof=low_dof, steps=c.survivor_iterations)
+        affine, value = _shared(find, affine, 1 if fixed.device.type == "cpu" else len(affine), team)
         affine = affine[value.argmax()][None]
         affine = _optimise(half, affine, similarity, c.dof, c.half_iterations)[0]
         return _optimise(levels[0], affine, _similarity(c, power=4), c.dof, c.full_iterations)[0]
@@ -183,6 +199,14 @@ def _importance(fixed: Tensor) -> Tensor:
     """
     front = (fixed > 0.1).to(fixed.dtype)
     return (field.smooth(front, 1.0) > 0.01).to(fixed.dtype) + 2.0 * (field.smooth(front, 3.0) > 0.97)
+
+
+def _shared(
+    optimise: Callable[[Tensor], tuple[Tensor, Tensor]], affine: Tensor, at_once: int, team: Workers
+) -> tuple[Tensor, Tensor]:
+    """``optimise`` of affine (B, 3, 4), so many at once in each thread."""
+    found = team.map(optimise, torch.split(affine, at_once))
+    return torch.cat([one for one, _ in found]), torch.cat([value for _, value in found])
 
 
 def _distinct(affine: Tensor, value: Tensor, count: int) -> list[int]:

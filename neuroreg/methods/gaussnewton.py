@@ -38,9 +38,8 @@ ITERATIONS: dict[str, Iterations] = {
 
 _LEVELS = ((2, 1), (1, 2), (1, 1), (0, 2))  # (image level, field spacing / image spacing)
 _MARGIN = 6  # voxels kept around the region of interest
-_HALO = (
-    2  # field voxels around the region of interest whose data count: the edge of the brain is contrast too
-)
+# field voxels around the region of interest whose data count: the edge of the brain is contrast too
+_HALO = 2
 _RELAX_EVERY = 2  # iterations between looks at the folds
 _NEAR_FOLD = 0.1  # determinants below this are smoothed away at those looks
 
@@ -181,10 +180,11 @@ class _Pair:
         self._weight = (
             None if weights.fixed_weight is None else weights.fixed_weight[index : index + 1, :, *self._box]
         )
-        self._fixed, self._moving = team.map(_pyramid, (fixed[self._box], moving))
-        self._moving_weight = None
+        images = [fixed[self._box], moving]
         if weights.moving_weight is not None:
-            self._moving_weight = _pyramid(weights.moving_weight[index, 0].float())
+            images.append(weights.moving_weight[index, 0].float())
+        self._fixed, self._moving, *rest = team.map(_pyramid, images)
+        self._moving_weight = rest[0] if rest else None
         self._guides = _guide_levels(start, index, team) if config.guide_weight else {}
         affine = start.affine
         matrix = (

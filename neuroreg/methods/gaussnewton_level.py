@@ -16,15 +16,14 @@ from torch import Tensor
 from neuroreg import field
 from neuroreg.box import dilate
 from neuroreg.methods.gaussnewton_guide import GuideImages, GuideTerm
-from neuroreg.methods.gaussnewton_lattice import Smoother, box_sums, clear_rim, split_phases
+from neuroreg.methods.gaussnewton_lattice import Smoother, box_sums, clear_rim, shares, split_phases
 from neuroreg.parallel import ALONE, Workers
 
 R = TypeVar("R")
 
 _EPS = 1e-4  # added to local variances: about a hundredth of the intensity range, squared
-_CPU_CHUNK = (
-    16384  # nodes worked on at once by one thread: the temporaries then stay in the second-level cache
-)
+# nodes worked on at once by one thread: the temporaries then stay in the second-level cache
+_CPU_CHUNK = 16384
 
 
 @dataclass(frozen=True)
@@ -250,23 +249,26 @@ class Level:
         flat = u.view(3, -1)
         self._warp(flat)
         score = self._assemble(self._boxes(), self._differences(flat))
-        smooth = self._workers.map(self._smoothed_equation, range(9))
+        self._workers.map(self._smooth_equations, shares(9, u.device))
+        smooth = self._scratch_2
 
         def move(part: slice) -> None:
             nodes = self._nodes[part]
-            update = self._solve(torch.stack([row.index_select(0, nodes) for row in smooth]))
+            update = self._solve(smooth.index_select(1, nodes))
             points = self._node_index[:, part] + update
             torch.add(update, field.sample_points(u, points), out=self._sums[:, part])
 
         self._each_chunk(move)
         flat.index_copy_(1, self._long, self._sums)
-        self._workers.map(lambda k: self._smooth_field(u[k], self._scratch[k].view(self.shape)), range(3))
-        return u.copy_(self._scratch[:3].view(u.shape)), score
+        spare = self._scratch[:3].view(u.shape)
+        self._workers.map(lambda share: self._smooth_field(u[share], spare[share]), shares(3, u.device))
+        return u.copy_(spare), score
 
-    def _smoothed_equation(self, row: int) -> Tensor:
-        """One of the nine on the whole lattice (V,), smoothed."""
-        dense = self._scratch[row].zero_().index_copy_(0, self._long, self._equations[row]).view(self.shape)
-        return self._smooth_update(dense, self._scratch_2[row].view(self.shape)).view(-1)
+    def _smooth_equations(self, rows: slice) -> None:
+        """Some of the nine on the whole lattice, smoothed, into ``_scratch_2``."""
+        dense = self._scratch[rows].zero_().index_copy_(1, self._long, self._equations[rows])
+        shape = (-1, *self.shape)
+        self._smooth_update(dense.view(shape), self._scratch_2[rows].view(shape))
 
     def _solve(self, equations: Tensor) -> Tensor:
         """(H + damping) du = b by Cholesky (LDL'), clamped to half a voxel. equations (9, n) -> (3, n)."""

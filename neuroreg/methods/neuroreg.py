@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from neuroreg import field
@@ -62,6 +62,13 @@ class NeuroregConfig(MethodConfig):
     folding: float = Field(0.0, ge=0, description="Weight of relu(0.1 - det J) at the finest level")
     dice: float = Field(0.3, ge=0, description="Weight of 1 - soft Dice over randomly chosen regions")
     dice_rois: int = Field(8, ge=1, description="Regions drawn at each training step")
+
+    @model_validator(mode="after")
+    def _a_level_is_left(self) -> "NeuroregConfig":
+        least = max(self.spacing_mm, self.finest_mm)
+        if not any(spacing_mm >= least and count > 0 for spacing_mm, count in self.plan):
+            raise ValueError(f"the plan has no steps on images of {least:g} mm or coarser")
+        return self
 
 
 @dataclass(frozen=True)
@@ -135,17 +142,11 @@ class NeuroregMethod:
             codes, at = self._codes(images[self._anatomy_level]), self._anatomy_level
             return _ImageView(images, {} if codes is None else _pyramid(codes, at, top + 1))
 
-        sides = ((fixed, None), (moving, None if start is None else _coarser(start, finest)))
+        place = None if start is None else _coarser(start, finest)
         if torch.is_grad_enabled():
-            return view(*sides[0]), view(*sides[1])
-
-        def view_alone(side: tuple[Tensor, Prediction | None]) -> _ImageView:
-            with fast_convolutions(fixed.device):  # holds for the thread that says so
-                return view(*side)
-
+            return view(fixed, None), view(moving, place)
         with workers(fixed.device) as team:
-            one, two = team.map(view_alone, sides)
-        return one, two
+            return team.both(lambda: view(fixed, None), lambda: view(moving, place))
 
     def steps_by_level(self) -> dict[int, int]:
         """Pyramid level -> number of steps there, from the plan in mm."""

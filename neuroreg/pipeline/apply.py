@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neuroreg.errors import CannotCreateError, UsageError
 from neuroreg.io import files
-from neuroreg.io.images import WRITE_SUFFIXES, read_image, read_labels, write_image
+from neuroreg.io.images import WRITE_SUFFIXES, check_frame, read_image, read_labels, write_image
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
 from neuroreg.io.transforms import FIELD_SUFFIXES, holds_vectors, read_transform
@@ -86,6 +86,7 @@ def apply(config: ApplyConfig, *, progress: Progress = silent) -> Applied:
     )  # fmt: skip
     with ThreadPoolExecutor(max_workers=2) as pool:
         images = list(pool.map(reader, config.images))
+    check_frame(config.frame, *images)
     # frame 0: all frames lie on the one grid
     fixed = read_image(config.to, frame=0, xform=config.xform, max_voxels=config.max_voxels)
     transform, warnings = _transform(config)

@@ -118,8 +118,10 @@ def stem(path: Path) -> str:
     return name.rpartition(".")[0] or name
 
 
-def resolve(flags: Mapping[str, object], file: Path | None = None) -> RegisterConfig:
-    """Merge flags, NEUROREG_* and a configuration file. Flags set to None count as not given.
+def resolve(
+    flags: Mapping[str, object], file: Path | None = None, *, defaults: Mapping[str, object] | None = None
+) -> RegisterConfig:
+    """Merge flags, NEUROREG_*, a configuration file and ``defaults``. Flags set to None count as not given.
 
     The file is TOML or JSON with the names of RegisterConfig, or the ``run.json`` of an earlier run.
     Raises NoInputError, DataError for the file, UsageError for a setting.
@@ -127,7 +129,7 @@ def resolve(flags: Mapping[str, object], file: Path | None = None) -> RegisterCo
     given = {name: value for name, value in flags.items() if value is not None}
     below = {} if file is None else read_config(file, given=given.keys())
     try:
-        merged = {**below, **_environment(), **given}
+        merged = {**(defaults or {}), **below, **_environment(), **given}
         merged["options"] = {**_options(below), **_options(given)}
         missing = [role for role in ("fixed", "moving") if role not in merged]
         if missing:

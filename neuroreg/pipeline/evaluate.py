@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroreg.errors import DataError, UsageError
 from neuroreg.io.files import check_output
-from neuroreg.io.images import ImageFile, check_same_grid, read_labels
+from neuroreg.io.images import ImageFile, check_frame, check_same_grid, read_labels
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
 from neuroreg.io.tables import read_label_names, write_csv
@@ -107,6 +107,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     names = {} if config.label_names is None else read_label_names(config.label_names)
     read = partial(read_labels, frame=config.frame, xform=config.xform, max_voxels=config.max_voxels)
     fixed, moved = read(config.fixed_labels), read(config.moved_labels)
+    check_frame(config.frame, fixed, moved)
     try:
         check_same_grid(moved, fixed)
     except DataError as error:

@@ -9,7 +9,7 @@ import torch
 
 from neuroreg.errors import CannotCreateError, DataError, UsageError
 from neuroreg.io import files
-from neuroreg.io.images import ImageFile, check_same_grid, read_image, read_labels
+from neuroreg.io.images import ImageFile, check_frame, check_same_grid, read_image, read_labels
 from neuroreg.pipeline.config import AFFINES, RegisterConfig, stem
 from neuroreg.pipeline.record import RECORD_NAME
 from neuroreg.preprocess import brain
@@ -128,6 +128,7 @@ def read_inputs(config: RegisterConfig) -> Inputs:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    check_frame(config.frame, images["fixed"], images["moving"])
     for side in ("fixed", "moving"):
         for role in (f"{side}_labels", f"{side}_mask"):
             if role in images:

@@ -11,7 +11,7 @@ from torch import Tensor
 from neuroreg import field
 from neuroreg.errors import DataError, UsageError
 from neuroreg.io import files
-from neuroreg.io.images import read_image, read_labels, write_image
+from neuroreg.io.images import check_frame, read_image, read_labels, write_image
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
 from neuroreg.io.transforms import (
@@ -153,6 +153,7 @@ def convert_file(
             "--to is for transforms", file=path, remedy="use neuroreg apply to resample an image"
         )
     image = (read_labels if labels else read_image)(path, frame=frame, xform=xform, max_voxels=max_voxels)
+    check_frame(frame, image)
     return (*image.notes, *write_image(image.volume, output, overwrite=overwrite))
 
 
