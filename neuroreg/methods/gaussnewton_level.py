@@ -107,7 +107,7 @@ class Level:
         self._scratch = empty((9, volume))
         self._scratch_2 = empty((9, volume))
         self._points = empty((3, volume))
-        self._chunk = _CPU_CHUNK if fixed.device.type == "cpu" else max(n, 1)
+        self._chunk = _even_chunk(n) if fixed.device.type == "cpu" else max(n, 1)
         shift = 0.25 if self.spec.ratio == 2 else 0.0  # a block's centre lies a quarter node after its node
         self._smooth_update = Smoother(self.shape, self.spec.sigma_update, shift, fixed)
         self._smooth_field = Smoother(self.shape, self.spec.sigma_field, 0.0, fixed)
@@ -288,3 +288,9 @@ class Level:
         update = equations[6:]
         length = update.square().sum(0).sqrt_().clamp_(min=0.5)
         return update.mul_(0.5 / length)
+
+
+def _even_chunk(nodes: int) -> int:
+    """The size of parts of equal size, a multiple of four of them, so that two or four threads end together."""
+    parts = 4 * max(1, -(-nodes // (4 * _CPU_CHUNK)))
+    return max(1, -(-nodes // parts))
