@@ -17,6 +17,7 @@ exec "${PYTHON:-python}" -m neuroreg benchmark --oasis "$data" --split bench -o 
   --method greedy-affine \
   --method ants-affine \
   --method affine \
+  --method demons \
   --method ants-syn \
   --method greedy \
   --method "gaussnewton-mid=--method gaussnewton" \
