@@ -147,16 +147,14 @@ class AffineMethod:
             coarse = replace(levels[-1], weight=everywhere)
             search = mutual_information if c.metric == "mi" else global_correlation
             find = partial(
-                _optimise, coarse, similarity=search, dof=low_dof, steps=c.search_iterations, stretch=False
+                _optimise, similarity=search, dof=low_dof, steps=c.search_iterations, stretch=False
             )
-            affine, value = _shared(
-                find, starts, _AT_ONCE if fixed.device.type == "cpu" else len(starts), team
-            )
+            affine, value = _shared(team, coarse, starts, _AT_ONCE, find)
             affine = affine[_distinct(affine, value, c.survivors)]
         half, similarity = levels[min(1, len(levels) - 1)], _similarity(c, power=2)
         # Similarity transforms first: twelve parameters at once wander on whole heads whose necks differ.
-        find = partial(_optimise, half, similarity=similarity, dof=low_dof, steps=c.survivor_iterations)
-        affine, value = _shared(find, affine, 1 if fixed.device.type == "cpu" else len(affine), team)
+        find = partial(_optimise, similarity=similarity, dof=low_dof, steps=c.survivor_iterations)
+        affine, value = _shared(team, half, affine, 1, find)
         affine = affine[value.argmax()][None]
         affine = _optimise(half, affine, similarity, c.dof, c.half_iterations)[0]
         return _optimise(levels[0], affine, _similarity(c, power=4), c.dof, c.full_iterations)[0]
@@ -202,10 +200,15 @@ def _importance(fixed: Tensor) -> Tensor:
 
 
 def _shared(
-    optimise: Callable[[Tensor], tuple[Tensor, Tensor]], affine: Tensor, at_once: int, team: Workers
+    team: Workers,
+    level: _Level,
+    affine: Tensor,
+    at_once: int,
+    optimise: Callable[[_Level, Tensor], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
-    """``optimise`` of affine (B, 3, 4), so many at once in each thread."""
-    found = team.map(optimise, torch.split(affine, at_once))
+    """``optimise`` of affine (B, 3, 4), so many at once in each thread; on a graphics card all of them."""
+    size = at_once if level.fixed.device.type == "cpu" else len(affine)
+    found = team.map(lambda part: optimise(level, part), torch.split(affine, size))
     return torch.cat([one for one, _ in found]), torch.cat([value for _, value in found])
 
 

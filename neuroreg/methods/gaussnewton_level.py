@@ -22,7 +22,7 @@ from neuroreg.parallel import ALONE, Workers
 R = TypeVar("R")
 
 _EPS = 1e-4  # added to local variances: about a hundredth of the intensity range, squared
-# nodes worked on at once by one thread: the temporaries then stay in the second-level cache
+# most nodes worked on at once by one thread: the temporaries then stay in the second-level cache
 _CPU_CHUNK = 16384
 
 

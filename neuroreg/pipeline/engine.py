@@ -35,13 +35,8 @@ class Engine:
 
             preset = config.refine if config.refine in refine.ITERATIONS else None
             asked = refine.settings(preset) if preset else refine.settings(iterations=int(config.refine))
-            options, plan = asked[0].model_dump(mode="json"), [*asked[1]]
-            stages["refine"] = {
-                "spacing_mm": gaussnewton.GaussNewton.spacing_mm,
-                **options,
-                "preset": preset,
-                "iterations": plan,
-            }
+            options = _dump(gaussnewton.GaussNewton(asked[0]))
+            stages["refine"] = {**options, "preset": preset, "iterations": [*asked[1]]}
         return stages
 
 
@@ -83,8 +78,7 @@ def load_engine(config: RegisterConfig) -> Engine:
 
 def _options_of(kind: Any, weights: checkpoints.WeightRecord, config: RegisterConfig) -> dict[str, object]:
     """The weights' own options. Before a refinement the network stops early: at twice the spacing it was trained at
-    if it can skip levels, else there. The finer levels are the engine's work, which does them better and in less time
-    (six pairs: mean Dice .6519 either way for ``fast``, a fifth sooner)."""
+    if it can skip levels, else there. The finer levels are the engine's work, which does them in less time."""
     options: dict[str, object] = dict(weights.config)
     if config.refine is not None and weights.spacing_mm is not None:
         if "finest_mm" in kind.Config.model_fields:
