@@ -1,7 +1,7 @@
 """Dual-PRNet on tiny volumes: the paper's counts, and laws that hold for any weights."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from training_phantoms import SHAPE, toy_set
 from neuroreg import field
 from neuroreg.losses import regularity, similarity
 from neuroreg.methods.base import Batch, Prediction
-from neuroreg.methods.dualprnet import DualPRNet, DualPRPrediction, Encoder
+from neuroreg.methods.dualprnet import DualPRNet, DualPRPrediction, Encoder, local_correlation
 from neuroreg.training.data import both_ways
 
 LEVELS = [(1, 2, 2), (2, 3, 3), (4, 5, 5), (8, 9, 10)]
@@ -105,6 +105,28 @@ def test_the_single_header_keeps_the_finest_level_alone() -> None:
     assert prediction.displacement.shape[2:] == LEVELS[-1]
 
 
+def test_the_correlation_of_a_shifted_map_peaks_at_its_shift() -> None:
+    moved = torch.randn(1, 512, 5, 6, 7, generator=torch.Generator().manual_seed(3))
+    offsets = list(product((-1, 0, 1), repeat=3))
+    for number in (0, 5, 13, 26):
+        fixed = moved.roll(tuple(-o for o in offsets[number]), dims=(2, 3, 4))  # fixed(i) = moved(i + o)
+        found = local_correlation(fixed, moved)
+        assert found.shape == (1, 27, 5, 6, 7)
+        inside = found[:, :, 1:-1, 1:-1, 1:-1]
+        assert bool((inside.argmax(1) == number).all())
+        torch.testing.assert_close(
+            inside[:, number], (fixed**2).mean(1)[:, 1:-1, 1:-1, 1:-1], atol=1e-6, rtol=1e-6
+        )
+
+
+def test_the_correlation_sees_nothing_outside_the_grid() -> None:
+    found = local_correlation(torch.ones(1, 2, 3, 3, 3), torch.ones(1, 2, 3, 3, 3))
+    assert found[0, 13].min() == 1
+    assert found[0, 0, 0, 0, 0] == 0
+    assert found[0, 26, 0, 0, 0] == 1
+    assert found[0, 26, 2, 2, 2] == 0
+
+
 def test_the_moving_image_is_read_through_the_start_affine() -> None:
     made, pair = method(sd=0.1), batch()
     made.network.eval()
@@ -139,8 +161,9 @@ def test_both_images_go_through_one_encoder() -> None:
     assert torch.equal(seen[0], torch.cat((pair.fixed, pair.moving)))
 
 
+@pytest.mark.parametrize("head", ["linear", "corr"])
 @pytest.mark.parametrize("header", ["pyramid", "single"])
-def test_gradients_reach_every_parameter(header: str) -> None:
+def test_gradients_reach_every_parameter(header: str, head: str) -> None:
     made = method(sd=0.05, header=header, dice=0.3)
     total(made, batch()).backward()
     idle = [

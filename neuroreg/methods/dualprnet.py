@@ -11,7 +11,7 @@ the first step warps by random fields.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import ClassVar, Literal
 
 import torch
@@ -24,6 +24,8 @@ from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_
 from neuroreg.nn.blocks import ResidualBlock, conv3, flow_head, local_normalise
 from neuroreg.nn.pyramid import register_pyramid
 
+_NEIGHBOURS = 27
+
 
 class DualPRConfig(MethodConfig):
     """Options of ``dualprnet``."""
@@ -31,6 +33,11 @@ class DualPRConfig(MethodConfig):
     spacing_mm: float = Field(2.0, gt=0, description="Spacing of the network grid, mm")
     header: Literal["pyramid", "single"] = Field(
         "pyramid", description="single: one field at half size (ablation)"
+    )
+    head: Literal["linear", "corr"] = Field(
+        "linear",
+        description="From both feature maps to the update: one convolution (the paper), or a local correlation "
+        "in 27 directions and three convolutions (as in Dual-PRNet++)",
     )
     widths: tuple[int, int, int, int] = Field((8, 16, 32, 32), description="Encoder channels, fine to coarse")
     normalised_input: bool = Field(
@@ -101,6 +108,40 @@ class UpdateHead(nn.Module):
         return out
 
 
+class CorrelationHead(nn.Module):
+    """Both feature maps and their correlation with every neighbour, two non-linear convolutions, then the update."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.match = nn.Sequential(
+            conv3(2 * channels + _NEIGHBOURS, channels),
+            nn.LeakyReLU(0.2),
+            conv3(channels, channels),
+            nn.LeakyReLU(0.2),
+        )
+        self.flow = flow_head(channels)
+
+    def forward(self, fixed: Tensor, moved: Tensor) -> Tensor:
+        """(B, C, D, H, W) twice -> (B, 3, D, H, W) voxels of the level."""
+        features = torch.cat((fixed, moved, local_correlation(fixed, moved)), dim=1)
+        out: Tensor = self.flow(self.match(features))
+        return out
+
+
+def local_correlation(fixed: Tensor, moved: Tensor) -> Tensor:
+    """Mean over channels of fixed(i) moved(i + o) for the 27 offsets o in {-1, 0, 1}^3: (B, 27, D, H, W).
+
+    Offsets run with the last axis fastest; outside the grid ``moved`` is 0.
+    """
+    sides = fixed.shape[2:]
+    padded = nn.functional.pad(moved, (1,) * 6)
+    shifted = (
+        padded[:, :, d : d + sides[0], h : h + sides[1], w : w + sides[2]]
+        for d, h, w in product(range(3), repeat=3)
+    )
+    return torch.stack([(fixed * m).mean(1) for m in shifted], dim=1)
+
+
 class Network(nn.Module):
     """Encoder and one head per level."""
 
@@ -109,7 +150,8 @@ class Network(nn.Module):
         self.normalised_input = config.normalised_input
         self.encoder = Encoder(config.widths, config.pyramid_width, 2 if config.normalised_input else 1)
         levels = 4 if config.header == "pyramid" else 1
-        self.heads = nn.ModuleList([UpdateHead(config.pyramid_width) for _ in range(levels)])
+        head = UpdateHead if config.head == "linear" else CorrelationHead
+        self.heads = nn.ModuleList([head(config.pyramid_width) for _ in range(levels)])
 
     def forward(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """(B, 1, D, H, W) twice -> (field at half size, all fields, all updates), see ``register_pyramid``."""
