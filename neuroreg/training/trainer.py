@@ -22,6 +22,7 @@ from neuroreg.training.validation import validate, validate_images
 
 _SIMILARITY = ("lncc", "ncc", "mse")
 _START_STEPS = 20  # steps whose mean similarity is the yardstick for divergence
+_UNTRAINED = 1.2  # how far the similarity may rise: pairs differ by a tenth, a volume warped out of view costs far more
 _TRAINED = 1.5  # how far the similarity may rise above that of trained initial weights, other terms being new
 _LOG_EVERY = 20
 STATE = "state.safetensors"
@@ -105,7 +106,7 @@ def _run_stage(
         losses, rate = _step(setup, optimizer, stage, progress.step, first)
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - clock)
         age = _age(recipe, first + progress.step, progress.step)
-        progress = _watch(progress, losses, age=age, bound=1.05 if recipe.initial is None else _TRAINED)
+        progress = _watch(progress, losses, age=age, bound=_UNTRAINED if recipe.initial is None else _TRAINED)
         here = Event(first + progress.step, recipe.steps, losses, rate, progress.seconds)
         if progress.step % _LOG_EVERY == 0:
             _tell(setup, here)
