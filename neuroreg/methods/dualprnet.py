@@ -119,7 +119,9 @@ class CorrelationHead(nn.Module):
             conv3(channels, channels),
             nn.LeakyReLU(0.2),
         )
-        self.flow = flow_head(channels, sd=1e-3)  # behind two more layers 1e-5 gives them no gradient to learn by
+        self.flow = flow_head(
+            channels, sd=1e-3
+        )  # behind two more layers 1e-5 gives them no gradient to learn by
 
     def forward(self, fixed: Tensor, moved: Tensor) -> Tensor:
         """(B, C, D, H, W) twice -> (B, 3, D, H, W) voxels of the level."""
