@@ -29,7 +29,8 @@ def main(weights: Path, pack: Path, pairs: int) -> dict[str, object]:
     method = build(recipe)
     checkpoints.load_into(method.network, checkpoints.find(weights))
     data = load_pack(pack)
-    dice, folded = validate(method, data, pairs, torch.device("cpu"))
+    coarse = recipe.coarse_steps >= recipe.steps  # trained on coarse images alone
+    dice, folded = validate(method, data, pairs, torch.device("cpu"), coarse=coarse)
     affine = unregistered(data, pairs)
     stages = method.stages(recipe.steps, recipe.learning_rate)
     parcellation = {

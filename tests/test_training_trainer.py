@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from training_phantoms import NO_AUGMENTATION, ToyMethod, recipe, toy_set
+from training_phantoms import NO_AUGMENTATION, SHAPE, ToyMethod, recipe, toy_set
 
 from neuroreg.errors import DataError, QualityError
 from neuroreg.losses.labels import mean_dice
@@ -355,6 +355,35 @@ def test_validation_of_the_identity_is_the_overlap_of_the_maps() -> None:
     assert dice == pytest.approx(float(np.mean(expected)))
     assert folded == 0.0
     assert validate(method, data, 6, CPU) == (dice, folded)
+
+
+def test_coarse_validation_shows_the_network_half_the_grid_and_moves_full_labels() -> None:
+    data, method, seen = toy_set(), ToyMethod(), []
+    predict = method.predict
+
+    def spy(fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
+        seen.append(tuple(fixed.shape[2:]))
+        return predict(fixed, moving, start)
+
+    method.predict = spy  # type: ignore[method-assign]
+    method.network["shift"].data[2] = 1.0  # type: ignore[index]
+    coarse, _ = validate(method, data, 6, CPU, coarse=True)
+    method.network["shift"].data[2] = 2.0  # type: ignore[index]  # one coarse voxel is two fine ones
+    fine, _ = validate(method, data, 6, CPU)
+    assert set(seen) == {tuple(-(-n // 2) for n in SHAPE), SHAPE}
+    assert coarse == pytest.approx(fine)
+
+
+def test_what_was_best_on_coarse_images_counts_no_more_on_fine_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object, coarse: bool) -> tuple[float, float]:
+        return (0.9 if coarse else 0.5), 0.0
+
+    monkeypatch.setattr("neuroreg.training.trainer.validate", measured)
+    made = recipe(steps=6, validate_every=2, coarse_steps=4)
+    outcome = Run(tmp_path).train(made, ToyMethod())
+    assert (outcome.best_dice, outcome.best_step) == (0.5, 6)
 
 
 def test_the_log_has_a_header_once_and_a_row_per_event(tmp_path: Path) -> None:

@@ -211,15 +211,22 @@ def _watch(progress: Progress, losses: Mapping[str, float], *, age: int, bound: 
 
 
 def _validate(setup: Setup, stage: Stage, progress: Progress, here: Event) -> Progress:
-    """Measure on the validation split, keep the weights if they are the best of this stage so far."""
+    """Measure on the validation split, keep the weights if they are the best of this stage so far.
+
+    While training sees coarse images, so does validation; what was best then counts no more once they are fine.
+    """
     network, device, folded = setup.method.network, setup.workers.device, None
+    until, best = setup.recipe.coarse_steps, progress.best_dice
     if stage.score is not None:
         (dice,) = setup.workers.agree(validate_images(network, stage.score, setup.val, device))
     else:
-        measured = validate(setup.method, setup.val, setup.recipe.val_pairs, device)
+        coarse = here.step <= until
+        measured = validate(setup.method, setup.val, setup.recipe.val_pairs, device, coarse=coarse)
         dice, folded = setup.workers.agree(*measured)
+        if not coarse and here.step - progress.step + progress.best_step <= until:
+            best = -1.0
     _tell(setup, replace(here, dice=dice, folded_percent=folded))
-    if dice <= progress.best_dice:
+    if dice <= best:
         return progress
     if setup.workers.is_main:
         metadata = {**weights_metadata(setup.recipe), "step": str(here.step), "val_dice": f"{dice:.6f}"}

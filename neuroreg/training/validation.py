@@ -1,6 +1,7 @@
 """Overlap and folding on fixed validation pairs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,21 @@ def validation_pairs(subjects: int, pairs: int) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def validate(
-    method: TrainableMethod, data: PackedSet, pairs: int, device: torch.device
+    method: TrainableMethod, data: PackedSet, pairs: int, device: torch.device, *, coarse: bool = False
 ) -> tuple[float, float]:
-    """Mean Dice (mean over ROIs, then pairs; nearest-neighbour labels) and percent of det J <= 0 in the brain."""
+    """Mean Dice (mean over ROIs, then pairs; nearest-neighbour labels) and percent of det J <= 0 in the brain.
+
+    ``coarse``: the network sees the images at twice the spacing; its field still moves the labels at full size.
+    """
     method.network.eval()
     scores, folds = [], []
     for fixed_row, moving_row in validation_pairs(len(data), pairs):
         fixed, moving = data.image(fixed_row).to(device), data.image(moving_row).to(device)
-        prediction = method.predict(fixed, moving)
+        if coarse:
+            prediction = method.predict(field.downsample(fixed), field.downsample(moving))
+            prediction = replace(prediction, level=prediction.level + 1)
+        else:
+            prediction = method.predict(fixed, moving)
         u = prediction.at_level(0, tuple(fixed.shape[2:]))
         moved = field.warp(data.label(moving_row).to(device), u, mode="nearest")
         scores.append(labels.mean_dice(data.label(fixed_row).to(device), moved))
