@@ -10,6 +10,7 @@ METHODS: dict[str, Entry] = {
         "neuroreg.methods.gaussnewton:GaussNewton", "training-free local Gauss-Newton on two-window LNCC"
     ),
     "dualprnet": Entry("neuroreg.methods.dualprnet:DualPRNet", "dual-stream pyramid network (Dual-PRNet++)"),
+    "voxelmorph": Entry("neuroreg.methods.voxelmorph:VoxelMorph", "one U-Net from a pair to its field"),
     "affine": Entry("neuroreg.methods.affine:AffineMethod", "affine alone: many starts, then Gauss-Newton"),
     "demons": Entry(
         "neuroreg.methods.demons:Demons", "SimpleITK diffeomorphic demons, a classical reference"
