@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from training_phantoms import LEFT, NO_AUGMENTATION, RIGHT, SHAPE, save_pack, toy_set
 
+from neuroreg import field
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.methods.base import Batch
 from neuroreg.training.data import Augmentation, both_ways, draw_pair, load_pack
@@ -160,3 +161,16 @@ def test_both_ways_is_the_pair_and_its_swap() -> None:
         assert torch.equal(double.fixed_mask[row], getattr(pair, fixed)[0] > 0)
     assert double.generator is pair.generator
     assert both_ways(Batch(pair.fixed, pair.moving)).fixed_labels is None
+
+
+def test_a_coarse_pair_has_half_the_sides_and_no_brain_beyond_the_fine_ones() -> None:
+    data = toy_set()
+    fine = draw_pair(data, NO_AUGMENTATION, torch.Generator().manual_seed(3))
+    coarse = draw_pair(data, NO_AUGMENTATION, torch.Generator().manual_seed(3), coarse=True)
+    assert coarse.fixed.shape[2:] == fine.fixed[..., ::2, ::2, ::2].shape[2:]
+    assert coarse.fixed_labels is not None
+    assert fine.fixed_labels is not None
+    assert torch.equal(coarse.fixed_labels, fine.fixed_labels[..., ::2, ::2, ::2])
+    smoothed = field.downsample(fine.fixed)
+    torch.testing.assert_close(coarse.fixed, torch.where(smoothed > 0.02, smoothed, 0.0), atol=0.02, rtol=0)
+    assert bool((coarse.fixed[smoothed <= 0.02] == 0).all())

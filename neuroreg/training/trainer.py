@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroreg.errors import QualityError
 from neuroreg.methods.base import Batch, Stage, TrainableMethod
 from neuroreg.training.checkpoint import Progress, load_state, save_state, save_weights
-from neuroreg.training.data import PackedSet, both_ways, draw_pair, halved
+from neuroreg.training.data import PackedSet, both_ways, draw_pair
 from neuroreg.training.distributed import Workers
 from neuroreg.training.log import Event
 from neuroreg.training.recipe import Recipe, weights_metadata
@@ -173,9 +173,8 @@ def _losses(setup: Setup, stage: Stage, batch: Batch) -> Mapping[str, Tensor]:
 
 def _draw(setup: Setup, step: int) -> Batch:
     seed = (setup.recipe.seed * 1_000_003 + step) * setup.workers.count + setup.workers.rank
-    batch = draw_pair(setup.train, setup.recipe.augmentation, torch.Generator().manual_seed(seed))
-    if step < setup.recipe.coarse_steps:
-        batch = halved(batch)
+    generator, coarse = torch.Generator().manual_seed(seed), step < setup.recipe.coarse_steps
+    batch = draw_pair(setup.train, setup.recipe.augmentation, generator, coarse=coarse)
     return both_ways(batch) if setup.recipe.symmetric else batch
 
 

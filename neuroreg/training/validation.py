@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from neuroreg import field
 from neuroreg.losses import labels
 from neuroreg.methods.base import TrainableMethod
-from neuroreg.training.data import PackedSet
+from neuroreg.training.data import PackedSet, halved_image
 
 
 def validation_pairs(subjects: int, pairs: int) -> list[tuple[int, int]]:
@@ -31,7 +31,7 @@ def validate(
     for fixed_row, moving_row in validation_pairs(len(data), pairs):
         fixed, moving = data.image(fixed_row).to(device), data.image(moving_row).to(device)
         if coarse:
-            prediction = method.predict(field.downsample(fixed), field.downsample(moving))
+            prediction = method.predict(halved_image(fixed), halved_image(moving))
             prediction = replace(prediction, level=prediction.level + 1)
         else:
             prediction = method.predict(fixed, moving)
