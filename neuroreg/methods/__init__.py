@@ -11,6 +11,7 @@ METHODS: dict[str, Entry] = {
     ),
     "dualprnet": Entry("neuroreg.methods.dualprnet:DualPRNet", "dual-stream pyramid network (Dual-PRNet++)"),
     "voxelmorph": Entry("neuroreg.methods.voxelmorph:VoxelMorph", "one U-Net from a pair to its field"),
+    "ldgnet": Entry("neuroreg.methods.ldgnet:LDGNet", "guided skips, enhanced bottleneck (LDGNet)"),
     "affine": Entry("neuroreg.methods.affine:AffineMethod", "affine alone: many starts, then Gauss-Newton"),
     "demons": Entry(
         "neuroreg.methods.demons:Demons", "SimpleITK diffeomorphic demons, a classical reference"
