@@ -45,7 +45,8 @@ class WeightRecord(BaseModel):
     training_data: str = "unknown"
     config: dict[str, JsonValue] = Field({}, description="Options of the method to use it with")
     spacing_mm: float | None = Field(None, description="Spacing of the grid it was trained on, mm")
-    steps: int | None = None
+    steps: int | None = Field(None, description="Step of its training at which these were the best weights")
+    budget: int | None = Field(None, description="Steps that its training was given and has used")
     seconds: float | None = None
     machine: str | None = None
     numbers: dict[str, JsonValue] = Field({}, description="Measured figures, as in the card")

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,11 @@ def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         capsys.readouterr()
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
-        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        try:
+            runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        except SystemExit as ended:
+            if ended.code:
+                raise
         return capsys.readouterr().out
 
     return started
@@ -57,6 +62,8 @@ def test_published_weights_are_found_by_name_and_measured(
     assert manifest["defaults"] == {"neuroreg": "toy"}
     assert record["method"] == "neuroreg"
     assert record["steps"] in (3, 6)
+    assert record["budget"] == 6
+    assert record["budget"] == 6
     monkeypatch.setenv("NEUROREG_HOME", str(trained / "weights"))
     assert run(["models", "verify"]) == 0
     out = json.loads(example("measure_weights.py", trained, "weights/toy.safetensors", "val.npz", "2"))
@@ -64,6 +71,35 @@ def test_published_weights_are_found_by_name_and_measured(
     assert 0 < out["dice"] < 1
     assert out["pairs"] == 2
     assert out["folded_percent"] == 0
+
+
+def test_what_is_left_to_train_is_listed_and_done(
+    trained: Path, example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = yaml.safe_load((trained / "weights" / "toy.yaml").read_text())
+    (trained / "examples" / "ablations").mkdir(parents=True)
+    for name, folder in (("later", "weights"), ("less", "examples/ablations")):
+        text = yaml.safe_dump({**contents, "name": name, "initial": "toy", "gpu": {"steps": 9}})
+        (trained / folder / f"{name}.yaml").write_text(text)
+    asked = ("train_all.py", trained, "data", "--device", "cpu", "--ablations")
+    assert example(*asked, "--dry-run").splitlines() == [
+        "toy: publish (no weights are published; runs/toy is finished)",
+        "later: train 6 steps and publish (no weights are published; not begun)",
+        "less: train 6 steps (not begun)",
+    ]
+    started: list[list[str]] = []
+
+    def note(command: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+        started.append([Path(word).name for word in command[1:4]])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    example(*asked)
+    publish, train = ["publish_weights.py", "{}.yaml", "{}"], ["-m", "neuroreg", "train"]
+    assert started == [[w.format("toy") for w in publish], train, [w.format("later") for w in publish], train]
+    monkeypatch.undo()
+    example("publish_weights.py", trained, "weights/toy.yaml", "runs/toy")
+    assert "toy: nothing to do (published)" in example(*asked, "--dry-run")
 
 
 def test_the_affine_is_led_astray_by_neither_turns_nor_axis_orders(tmp_path: Path, example: Example) -> None:

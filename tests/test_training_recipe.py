@@ -11,6 +11,7 @@ from neuroreg.training.recipe import Recipe, load_recipe
 from neuroreg.training.run import build
 from neuroreg.training.trainer import recipe_digest
 
+ABLATIONS = Path(__file__).parents[1] / "examples" / "ablations"
 GOOD: dict[str, object] = {
     "name": "toy",
     "method": "neuroreg",
@@ -90,12 +91,15 @@ def test_files_that_are_not_yaml_are_refused(tmp_path: Path) -> None:
 def test_the_recipes_beside_the_weights_build_their_networks() -> None:
     found = sorted(checkpoints.weights_home().glob("*.yaml"))
     assert found
-    for path in found:
-        recipe = load_recipe(path)
-        assert recipe.name == path.stem
-        method = build(recipe)
-        assert sum(p.numel() for p in method.network.parameters()) > 10_000
-        type(method).Config.model_validate({**recipe.config, **recipe.inference})
+    for path in [*found, *sorted(ABLATIONS.glob("*.yaml"))]:
+        for device in ("cpu", "cuda"):
+            recipe = load_recipe(path).on(device)
+            assert recipe.name == path.stem
+            if path not in found:
+                recipe = recipe.model_copy(update={"initial": None})
+            method = build(recipe)
+            assert sum(p.numel() for p in method.network.parameters()) > 10_000
+            type(method).Config.model_validate({**recipe.config, **recipe.inference})
 
 
 def recipe(**changes: object) -> Recipe:
@@ -116,3 +120,19 @@ def test_the_digest_covers_what_training_depends_on() -> None:
     assert recipe_digest(same) == recipe_digest(recipe())
     others = (recipe(seed=1), recipe(config={"dice": 0.1}), recipe(symmetric=True), recipe(steps=5))
     assert len({recipe_digest(other) for other in (*others, recipe())}) == 5
+
+
+def test_a_graphics_card_has_a_budget_of_its_own(tmp_path: Path) -> None:
+    gpu = {"steps": 900, "coarse_steps": 0, "config": {"codes": 4}}
+    contents = GOOD | {"config": {"codes": 2, "dice": 0.1}, "coarse_steps": 2, "gpu": gpu}
+    both = load_recipe(write(tmp_path / "r.yaml", contents))
+    here, there = both.on("cpu"), both.on("cuda")
+    assert (here.steps, here.coarse_steps, here.config) == (4, 2, {"codes": 2, "dice": 0.1})
+    assert (there.steps, there.coarse_steps, there.config) == (900, 0, {"codes": 4, "dice": 0.1})
+    assert here.gpu is there.gpu is None
+    assert there.learning_rate == both.learning_rate
+    without = recipe(config=here.config, coarse_steps=2)
+    assert recipe_digest(both) == recipe_digest(here) == recipe_digest(without) != recipe_digest(there)
+    assert both.on("mps") == here
+    with pytest.raises(DataError, match=r"option gpu\.seed"):
+        load_recipe(write(tmp_path / "r.yaml", contents | {"gpu": {"seed": 1}}))

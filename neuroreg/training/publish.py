@@ -8,8 +8,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from neuroreg.checkpoints import read_metadata
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.io.files import atomic_write, sha256
+from neuroreg.training.plan import is_exhausted, steps_done
 from neuroreg.training.recipe import Recipe, load_recipe, weights_metadata
 
 LICENCE = "CC BY-SA 3.0"
@@ -22,10 +24,11 @@ def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, obje
     ``numbers`` are measured figures for the record (see ``put_record``). Returns the file. Raises NoInputError when
     the run has no weights yet.
     """
-    recipe = load_recipe(recipe_path)
     best, log = run / "best.safetensors", run / "log.csv"
     if not best.is_file() or not log.is_file():
         raise NoInputError("no trained weights in this folder", file=run, remedy="run neuroreg train first")
+    recipe, metadata = load_recipe(recipe_path), read_metadata(best)
+    recipe = _as_trained(recipe, metadata)
     target = weights / f"{recipe.name}.safetensors"
 
     def copy(path: Path) -> None:
@@ -33,7 +36,7 @@ def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, obje
         path.chmod(0o644)  # safetensors makes it readable by its owner alone
 
     atomic_write(target, copy, overwrite=True)
-    record = _record(recipe, target, log)
+    record = _record(recipe, target, _best_row(log, metadata)) | {"budget": _budget(recipe, run)}
     put_record(weights / "manifest.json", record if numbers is None else {**record, "numbers": numbers})
     return target
 
@@ -60,12 +63,29 @@ def put_record(manifest: Path, record: dict[str, object]) -> None:
     atomic_write(manifest, write, overwrite=True)
 
 
-def _record(recipe: Recipe, target: Path, log: Path) -> dict[str, object]:
+def _as_trained(recipe: Recipe, metadata: dict[str, str]) -> Recipe:
+    """The recipe with the options of the device that trained: known by the steps that the run was given."""
+    kinds = [recipe.on(device) for device in ("cpu", "cuda")]
+    return next((kind for kind in kinds if str(kind.steps) == metadata.get("budget")), kinds[0])
+
+
+def _budget(recipe: Recipe, run: Path) -> int:
+    """Steps that the run has used up: all of the recipe's when it has ended, by itself or early."""
+    done = steps_done(run)
+    return recipe.steps if done >= recipe.steps or is_exhausted(recipe, run) else done
+
+
+def _best_row(log: Path, metadata: dict[str, str]) -> dict[str, str]:
+    """The log's row of the step whose weights were kept; of the best Dice where the file does not say which."""
     with log.open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["folded_percent"]]  # validations of registration
     if not rows:
         raise DataError("the log has no validation yet", file=log)
-    best = max(rows, key=lambda row: float(row["dice"]))
+    kept = [row for row in rows if row["step"] == metadata.get("step")]
+    return max(kept or rows, key=lambda row: float(row["dice"]))
+
+
+def _record(recipe: Recipe, target: Path, best: dict[str, str]) -> dict[str, object]:
     return {
         "name": recipe.name,
         "kind": "network",

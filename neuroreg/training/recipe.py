@@ -21,6 +21,22 @@ class Data(BaseModel):
     val: Path = Field(description="Packed validation split")
 
 
+class Budget(BaseModel):
+    """Options of a recipe that another device replaces, because it affords more. What is left out stays as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int | None = Field(None, gt=0)
+    coarse_steps: int | None = Field(None, ge=0)
+    learning_rate: float | None = Field(None, gt=0)
+    validate_every: int | None = Field(None, gt=0)
+    val_pairs: int | None = Field(None, gt=0)
+    patience: int | None = Field(None, gt=0)
+    config: dict[str, object] = Field(
+        default_factory=dict, description="Options of the method, replaced one by one"
+    )
+
+
 class Recipe(BaseModel):
     """One training run. Unknown keys are refused."""
 
@@ -52,6 +68,15 @@ class Recipe(BaseModel):
     val_pairs: int = Field(15, gt=0, description="Fixed validation pairs")
     patience: int = Field(12, gt=0, description="Validations without a better Dice before stopping early")
     checkpoint_minutes: float = Field(3.0, gt=0)
+    gpu: Budget | None = Field(None, description="What replaces these options where a CUDA device trains")
+
+    def on(self, device: str) -> "Recipe":
+        """The recipe as a device of this type (cpu, cuda, mps) runs it: ``gpu`` is put in its place, or left out."""
+        changes: dict[str, object] = {"gpu": None}
+        if self.gpu is not None and device == "cuda":
+            changes |= self.gpu.model_dump(exclude_none=True)
+            changes["config"] = {**self.config, **self.gpu.config}
+        return self.model_copy(update=changes)
 
 
 def load_recipe(path: Path) -> Recipe:

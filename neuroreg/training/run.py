@@ -56,12 +56,13 @@ def prepare(
 
 def run(recipe_path: Path, options: RunOptions, report: Callable[[Event], None]) -> Outcome:
     """Train a recipe, resuming what its folder holds. Raises the errors of recipes, data, weights and training."""
-    recipe = load_recipe(recipe_path)
+    device = choose_device(options.device)
+    recipe = load_recipe(recipe_path).on(device.type)
     folder = options.folder or Path("runs") / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    workers = find_workers(choose_device(options.device)).with_loss_scaling(recipe.precision)
+    workers = find_workers(device).with_loss_scaling(recipe.precision)
     torch.manual_seed(recipe.seed)  # initial weights; the only use of the global generator
     method = build(recipe)
     method.network.to(workers.device)

@@ -129,7 +129,7 @@ def _exhausted(recipe: Recipe, progress: Progress) -> bool:
 
 def recipe_digest(recipe: Recipe) -> str:
     """What a checkpoint must agree on to be resumed: every option that training depends on."""
-    decides = recipe.model_dump_json(exclude={"data", "inference"}, exclude_defaults=True)
+    decides = recipe.model_dump_json(exclude={"data", "inference", "gpu"}, exclude_defaults=True)
     return hashlib.sha256(decides.encode()).hexdigest()
 
 
@@ -229,6 +229,7 @@ def _validate(setup: Setup, stage: Stage, progress: Progress, here: Event) -> Pr
         return progress
     if setup.workers.is_main:
         metadata = {**weights_metadata(setup.recipe), "step": str(here.step), "val_dice": f"{dice:.6f}"}
+        metadata["budget"] = str(setup.recipe.steps)
         save_weights(setup.folder / "best.safetensors", network, metadata)
     return replace(progress, best_dice=dice, best_step=progress.step)
 
