@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from neuroreg.benchmark import folder_pairs
+from neuroreg.benchmark_pairs import folder_pairs
 from neuroreg.io.images import read_image, read_labels
 from neuroreg.methods.affine import AffineMethod
 from neuroreg.metrics.segmentation import mean_dice

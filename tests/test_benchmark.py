@@ -13,24 +13,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from safetensors.torch import save_file
 
-from neuroreg.benchmark import (
-    BenchmarkConfig,
-    Contender,
-    LabelledPair,
-    Row,
-    common_ids,
-    folder_pairs,
-    manifest_pairs,
-    parse_contender,
-    read_result,
-    read_rows,
-    run_benchmark,
-)
+from neuroreg.benchmark import BenchmarkConfig, Row, read_result, read_rows, run_benchmark
+from neuroreg.benchmark_contenders import Contender, parse_contender
 from neuroreg.benchmark_external import METHODS as EXTERNAL
+from neuroreg.benchmark_pairs import LabelledPair, common_ids, folder_pairs, manifest_pairs
 from neuroreg.benchmark_summary import summarise, to_markdown
+from neuroreg.checkpoints import find
 from neuroreg.cli import run
 from neuroreg.errors import DataError, NoInputError, UsageError
+from neuroreg.io.files import sha256
 from neuroreg.io.images import read_image
 from neuroreg.transforms import resample
 
@@ -115,7 +108,7 @@ def stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str
         programs[name] = copying(tmp_path / f"{name}.mat")
     programs["broken"] = [sys.executable, "-S", "-c", "raise SystemExit('no licence, no result')"]
     monkeypatch.setattr(
-        Contender, "command", lambda self, pair, out, threads: [*programs[self.name], str(out)]
+        Contender, "command", lambda self, fixed, moving, out, threads: [*programs[self.name], str(out)]
     )
     return programs
 
@@ -130,7 +123,9 @@ def test_rows_of_three_programs(pair: LabelledPair, stubs: dict[str, list[str]],
     assert (right.status, right.dice, right.folded_percent, right.ndv_percent) == ("ok", 1.0, 0.0, 0.0)
     # One voxel short along x: 5 of 6 planes of the large box overlap, 2 of 3 of the small one.
     assert half.dice == pytest.approx((5 / 6 + 2 / 3) / 2)
-    assert half.deformable_s == 1.5
+    assert half.dice_affine == half.dice  # this program leaves an affine alone
+    assert half.gm_dice is None
+    assert (half.deformable_s, half.affine_s) == (1.5, None)
     assert broken.status == "failed (1): no licence, no result"
     assert broken.dice is None
     assert len(lines) == 3
@@ -151,6 +146,69 @@ def test_finished_rows_are_not_measured_again(
     assert rows[1].status == "ok"
     other, _ = run_benchmark(replace(config, threads=1))  # another measurement: its key differs
     assert other[0].status.startswith("failed")
+
+
+def test_other_weights_are_another_measurement(
+    pair: LabelledPair, stubs: dict[str, list[str]], tmp_path: Path
+) -> None:
+    files = []
+    for value in (1.0, 2.0):
+        files.append(tmp_path / f"net{value:.0f}" / "best.safetensors")
+        files[-1].parent.mkdir()
+        metadata = {"method": "neuroreg", "config": "{}"}
+        save_file({"a": torch.full((2,), value)}, files[-1], metadata=metadata)
+    contender = parse_contender(f"neuroreg@{files[0]}")
+    assert contender == Contender("net1", ("--method", "neuroreg", "--weights", str(files[0])))
+    assert contender.shown == "--method neuroreg --weights best.safetensors"
+    assert contender.weights() == sha256(files[0])[:12]
+    stubs["net1"] = stubs["right"]
+    config = BenchmarkConfig((pair,), (contender,), tmp_path / "out", ids=IDS)
+    (first,), _ = run_benchmark(config)
+    stubs["net1"] = stubs["half"]
+    assert run_benchmark(config)[0] == (first,)
+    shutil.copy(files[1], files[0])  # trained again
+    (second,), _ = run_benchmark(config)
+    assert first.weights != second.weights == sha256(files[1])[:12]
+    assert (first.dice, second.dice) == (1.0, pytest.approx(0.75))
+
+
+def test_the_weights_of_a_line() -> None:
+    by_name = Contender("a", ("--weights", "dualprnet-ixi2mm", "--method", "dualprnet"))
+    assert by_name.weights() == parse_contender("dualprnet").weights() == find("dualprnet-ixi2mm").sha256[:12]
+    assert Contender("b", ("--refine", "fast")).weights() == parse_contender("neuroreg").weights()
+    none = (parse_contender("gaussnewton"), parse_contender("greedy"), Contender("c", ("--weights", "no.pt")))
+    assert [contender.weights() for contender in none] == ["", "", ""]
+    assert parse_contender("fine=--set 'a=b@c'").arguments == ("--set", "a=b@c")
+    with pytest.raises(UsageError, match="Unknown method 'none'"):
+        parse_contender("none@x.safetensors")
+
+
+def test_tissues_are_measured_when_asked_for(
+    pair: LabelledPair, stubs: dict[str, list[str]], tmp_path: Path
+) -> None:
+    maps = []
+    for name, shift in (("ft", 0), ("mt", SHIFT)):
+        tissue = np.zeros((20, 22, 24), dtype=np.int16)
+        tissue[4:8, 5:10, 3 + shift : 9 + shift] = 2
+        tissue[12:15, 12:15, 12 + shift : 15 + shift] = 3
+        image = sitk.GetImageFromArray(tissue)
+        image.SetSpacing(SPACING)
+        maps.append(tmp_path / f"{name}.nii.gz")
+        sitk.WriteImage(image, str(maps[-1]))
+    config = BenchmarkConfig((pair,), (Contender("half", None),), tmp_path / "out", ids=IDS)
+    (without,), _ = run_benchmark(config)
+    asked = replace(config, pairs=(replace(pair, tissues=(maps[0], maps[1])),))
+    (row,), _ = run_benchmark(asked)
+    assert (without.gm_dice, row.dice) == (None, without.dice)
+    assert (row.csf_dice, row.csf_assd_mm) == (None, None)
+    assert row.gm_dice == pytest.approx(5 / 6)
+    assert row.wm_dice == pytest.approx(2 / 3)
+    # Of the 27 voxels of the small box all but the middle one are on the surface; its map lies one voxel further.
+    fixed = np.argwhere(np.ones((3, 3, 3)))[[k for k in range(27) if k != 13]] * np.array(SPACING[::-1])
+    apart = np.linalg.norm(fixed[:, None] - (fixed + np.array([0, 0, SPACING[0]]))[None], axis=2)
+    assert row.wm_assd_mm == pytest.approx(np.concatenate((apart.min(0), apart.min(1))).mean())
+    assert run_benchmark(asked)[0] == (row,)
+    assert read_rows(tmp_path / "out/rows.csv") == [row]
 
 
 def test_methods_take_turns_within_a_pair(
@@ -194,10 +252,9 @@ def test_contenders_by_name_and_by_options() -> None:
         parse_contender("../x=--method affine")
     with pytest.raises(UsageError, match="Did you mean 'greedy'"):
         parse_contender("gredy")
-    pair = LabelledPair("f", "m", *(Path(name) for name in "fmab"))
-    command = parse_contender("gaussnewton").command(pair, Path("o"), 2)
+    command = parse_contender("gaussnewton").command(Path("f"), Path("m"), Path("o"), 2)
     assert command[1:6] == ["-m", "neuroreg", "register", "f", "m"]
-    assert "benchmark_external" in parse_contender("ants-syn").command(pair, Path("o"), 2)[2]
+    assert "benchmark_external" in parse_contender("ants-syn").command(Path("f"), Path("m"), Path("o"), 2)[2]
 
 
 def scans(folder: Path, rows: list[tuple[str, str, str]]) -> Path:

@@ -1,0 +1,87 @@
+"""The labelled pairs of a benchmark: from a manifest, or all those of a folder."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from neuroreg.errors import DataError
+from neuroreg.io.files import check_input
+from neuroreg.io.images import read_labels
+from neuroreg.io.tables import read_csv
+
+
+@dataclass(frozen=True)
+class LabelledPair:
+    """Two images and their label maps. Ids name the pair in the table."""
+
+    fixed_id: str
+    moving_id: str
+    fixed: Path
+    moving: Path
+    fixed_labels: Path
+    moving_labels: Path
+    tissues: tuple[Path, Path] | None = None
+    """tissue maps of fixed and moving, where they are measured too"""
+
+
+def manifest_pairs(path: Path) -> tuple[LabelledPair, ...]:
+    """Pairs from a CSV with the columns fixed, moving, fixed_labels, moving_labels; paths relative to the CSV.
+
+    Raises DataError naming the first missing column, NoInputError naming the first missing file.
+    """
+    columns = ("fixed", "moving", "fixed_labels", "moving_labels")
+    pairs = []
+    for number, record in enumerate(read_csv(path), start=2):
+        missing = [column for column in columns if not record.get(column)]
+        if missing:
+            raise DataError(
+                f"line {number}: no {missing[0]}", file=path, remedy=f"columns: {', '.join(columns)}"
+            )
+        fixed, moving, fixed_labels, moving_labels = (check_input(path.parent / record[c]) for c in columns)
+        pairs.append(LabelledPair(_stem(fixed), _stem(moving), fixed, moving, fixed_labels, moving_labels))
+    return tuple(pairs)
+
+
+def folder_pairs(folder: Path, split: str, *, tissues: bool = False) -> tuple[LabelledPair, ...]:
+    """All ordered pairs of one split of a folder with t1/ID.nii.gz, seg/ID.nii.gz and splits.csv (id, split, person).
+
+    ``tissues``: with the maps tissue/ID.nii.gz too.
+    Pairs of different people; where the split holds people scanned twice, the two scans of each person instead.
+    Ordered so that any first part of the list uses everyone about equally often.
+    """
+    people = {
+        r["id"]: r.get("person") or r["id"] for r in read_csv(folder / "splits.csv") if r["split"] == split
+    }
+    if len(people) < 2:
+        raise DataError(f"the split {split!r} has {len(people)} scans", file=folder / "splits.csv")
+    scans = list(people)
+    twice = len(set(people.values())) < len(people)
+    pairs = []
+    for shift, k in itertools.product(range(1, len(scans)), range(len(scans))):
+        fixed, moving = scans[k], scans[(k + shift) % len(scans)]
+        if (people[fixed] == people[moving]) == twice:
+            images = [check_input(folder / "t1" / f"{scan}.nii.gz") for scan in (fixed, moving)]
+            labels = [check_input(folder / "seg" / f"{scan}.nii.gz") for scan in (fixed, moving)]
+            pair = LabelledPair(fixed, moving, images[0], images[1], labels[0], labels[1])
+            if tissues:
+                maps = [check_input(folder / "tissue" / f"{scan}.nii.gz") for scan in (fixed, moving)]
+                pair = replace(pair, tissues=(maps[0], maps[1]))
+            pairs.append(pair)
+    return tuple(pairs)
+
+
+def common_ids(pairs: Sequence[LabelledPair]) -> tuple[int, ...]:
+    """The region ids above 0 that every label map of the pairs holds, rising. Raises DataError if there is none."""
+    paths = {path for pair in pairs for path in (pair.fixed_labels, pair.moving_labels)}
+    found = [set(np.unique(read_labels(path).volume.data.numpy()).tolist()) for path in sorted(paths)]
+    ids = sorted(set.intersection(*found) - {0}) if found else []
+    if not ids:
+        raise DataError("the label maps have no region in common", remedy="give --ids, or other pairs")
+    return tuple(ids)
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
