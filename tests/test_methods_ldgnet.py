@@ -226,7 +226,7 @@ def test_the_recipes_of_the_four_ablations_differ_in_their_modules_alone() -> No
     }
     common, plain = [], []
     for modules, path in paths.items():
-        recipe = load_recipe(path)
+        recipe = load_recipe(path).on("cpu")
         made = build(recipe)
         assert getattr(made.config, "modules", "none") == modules  # type: ignore[attr-defined]
         common.append(recipe.model_dump(exclude={"name", "method", "config"}))
@@ -237,8 +237,8 @@ def test_the_recipes_of_the_four_ablations_differ_in_their_modules_alone() -> No
 
 @pytest.mark.parametrize("name", ["ldgnet", "voxelmorph"])
 def test_the_faithful_recipes_train_as_the_papers_do_within_the_same_budget(name: str) -> None:
-    faithful = load_recipe(ROOT / "examples" / "ablations" / f"{name}-faithful.yaml")
-    shipped = load_recipe(ROOT / "weights" / f"{name}-ixi2mm.yaml")
+    faithful = load_recipe(ROOT / "examples" / "ablations" / f"{name}-faithful.yaml").on("cpu")
+    shipped = load_recipe(ROOT / "weights" / f"{name}-ixi2mm.yaml").on("cpu")
     kind = type(build(faithful).config)  # type: ignore[attr-defined]
     assert kind.model_validate(faithful.config) == kind()
     assert faithful.model_dump(exclude={"name", "config"}) == shipped.model_dump(exclude={"name", "config"})
