@@ -106,7 +106,8 @@ def test_the_gradient_reaches_every_parameter(name: str) -> None:
     shape = legal(method.divisor, (32, 36, 40))
     fixed, moving = head(shape, 1), head(shape, 2)
     method.network.train()
-    batch = Batch(fixed, moving, fixed_mask=fixed > 0.05, generator=torch.Generator().manual_seed(0))
+    regions = [(60 * image).long() for image in (fixed, moving)]
+    batch = Batch(fixed, moving, *regions, fixed > 0.05, torch.Generator().manual_seed(0))
     total = torch.stack(
         [term.float() for term in method.losses(method.predict(fixed, moving), batch).values()]
     ).sum()

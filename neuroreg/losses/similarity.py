@@ -14,14 +14,20 @@ def lncc_map(fixed: Tensor, moved: Tensor, *, window: int = 9, stride: int = 1, 
     Windows where either image is flat (variance below about ``eps``) score 0. Float32 throughout:
     variances are differences of large sums, and half precision would lose them.
     """
+    covariance, variance_f, variance_m = _local_moments(fixed, moved, window, stride)
+    out: Tensor = covariance * covariance / ((variance_f + eps) * (variance_m + eps))
+    return out
+
+
+def _local_moments(fixed: Tensor, moved: Tensor, window: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariance and both variances in each window, channel by channel."""
     fixed, moved = fixed.float(), moved.float()
     stack = torch.cat((fixed, moved, fixed * fixed, moved * moved, fixed * moved), dim=1)
     mean_f, mean_m, mean_ff, mean_mm, mean_fm = field.box_mean(stack, window, stride=stride).chunk(5, dim=1)
     covariance = mean_fm - mean_f * mean_m
-    variance_f = (mean_ff - mean_f * mean_f).clamp_min(0) + eps
-    variance_m = (mean_mm - mean_m * mean_m).clamp_min(0) + eps
-    out: Tensor = covariance * covariance / (variance_f * variance_m)
-    return out
+    variance_f = (mean_ff - mean_f * mean_f).clamp_min(0)
+    variance_m = (mean_mm - mean_m * mean_m).clamp_min(0)
+    return covariance, variance_f, variance_m
 
 
 def lncc(
@@ -41,6 +47,31 @@ def lncc(
         mask = mask[:, :, ::stride, ::stride, ::stride]
     with torch.autocast(fixed.device.type, enabled=False):
         return 1.0 - masked_mean(lncc_map(fixed, moved, window=window, stride=stride, eps=eps), mask)
+
+
+def lncc_of_texture(
+    fixed: Tensor,
+    moved: Tensor,
+    *,
+    window: int = 9,
+    squared: bool = False,
+    stride: int = 1,
+    eps: float = 1e-5,
+    flat: float = 1e-4,
+) -> Tensor:
+    """1 - mean LNCC of images (B, C, D, H, W): of each channel over the windows where ``fixed`` has texture (variance
+    above ``flat``), then over the channels that have any. The correlation itself, in -1..1, unless ``squared``.
+
+    Images that are empty over most of the grid are judged where there is something. ``stride``: see ``lncc``.
+    """
+    with torch.autocast(fixed.device.type, enabled=False):
+        covariance, variance_f, variance_m = _local_moments(fixed, moved, window, stride)
+        correlation = covariance * torch.rsqrt((variance_f + eps) * (variance_m + eps))
+        texture = (variance_f > flat).float()
+        windows = texture.sum((2, 3, 4))
+        score = correlation * correlation if squared else correlation
+        mean = (score * texture).sum((2, 3, 4)) / windows.clamp_min(1)
+        return 1.0 - masked_mean(mean, windows > 0)
 
 
 def ncc(fixed: Tensor, moved: Tensor, *, mask: Tensor | None = None, eps: float = 1e-6) -> Tensor:

@@ -12,6 +12,9 @@ METHODS: dict[str, Entry] = {
     "dualprnet": Entry("neuroreg.methods.dualprnet:DualPRNet", "dual-stream pyramid network (Dual-PRNet++)"),
     "voxelmorph": Entry("neuroreg.methods.voxelmorph:VoxelMorph", "one U-Net from a pair to its field"),
     "ldgnet": Entry("neuroreg.methods.ldgnet:LDGNet", "guided skips, enhanced bottleneck (LDGNet)"),
+    "dualflow": Entry(
+        "neuroreg.methods.dualflow:DualFlow", "region flow, then global flow, made consistent (Dual-FlowNet)"
+    ),
     "affine": Entry("neuroreg.methods.affine:AffineMethod", "affine alone: many starts, then Gauss-Newton"),
     "demons": Entry(
         "neuroreg.methods.demons:Demons", "SimpleITK diffeomorphic demons, a classical reference"
