@@ -29,15 +29,16 @@ def main(weights: Path, pack: Path, pairs: int) -> dict[str, object]:
     method = build(recipe)
     checkpoints.load_into(method.network, checkpoints.find(weights))
     data = load_pack(pack)
-    coarse = recipe.coarse_steps >= recipe.steps  # trained on coarse images alone
-    dice, folded = validate(method, data, pairs, torch.device("cpu"), coarse=coarse)
+    stages, cpu = method.stages(recipe.steps, recipe.learning_rate), torch.device("cpu")
+    lengths = [stage.steps for stage in stages]
+    only = [
+        a >= b for a, b in zip(recipe.coarse_by_stage(lengths), lengths, strict=True)
+    ]  # coarse images alone
+    dice, folded = validate(method, data, pairs, cpu, coarse=only[-1])
     affine = unregistered(data, pairs)
-    stages = method.stages(recipe.steps, recipe.learning_rate)
     parcellation = {
-        f"{stage.name}_dice": round(
-            validate_images(method.network, stage.score, data, torch.device("cpu")), 4
-        )
-        for stage in stages
+        f"{stage.name}_dice": round(validate_images(method.network, stage.score, data, cpu, coarse=coarse), 4)
+        for stage, coarse in zip(stages, only, strict=True)
         if stage.score is not None
     }
     return {

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +95,13 @@ STAGED: dict[str, object] = {
     "augmentation": {"blur": 1.0},
 }  # fmt: skip
 COARSE: dict[str, object] = {"coarse_steps": 2}
+COARSE_STAGES: dict[str, object] = {**STAGED, "coarse_steps": (2, 1)}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, DUAL, STAGED, COARSE],
-    ids=["neuroreg", "dualprnet-symmetric", "two-stages", "coarse-first"],
+    [{}, DUAL, STAGED, COARSE, COARSE_STAGES],
+    ids=["neuroreg", "dualprnet-symmetric", "two-stages", "coarse-first", "coarse-first-in-each-stage"],
 )
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, changes: dict[str, object]) -> None:
     made = recipe(checkpoint_minutes=1e-9, **changes)  # a checkpoint after every step
@@ -183,6 +184,47 @@ def test_the_yardstick_of_divergence_is_taken_anew_where_images_become_fine(tmp_
 
     made = recipe(steps=300, validate_every=300, coarse_steps=30)
     assert Run(tmp_path).train(made, FinerIsHarder()).steps == 300
+
+
+@pytest.mark.parametrize(
+    ("coarse_steps", "expected"),
+    [
+        (3, [True, True, True, False, False, False, False]),
+        ((3, 1), [True, True, True, False, True, False, False]),
+        ((9, 0), [True, True, True, True, False, False, False]),
+    ],
+    ids=["of-the-run", "of-each-stage", "one-stage-alone"],
+)
+def test_coarse_steps_begin_the_run_or_each_stage(
+    tmp_path: Path, coarse_steps: int | tuple[int, ...], expected: list[bool]
+) -> None:
+    seen: list[bool] = []
+    scored: set[bool] = set()
+
+    class Watched(TwoStages):
+        def stages(self, steps: int, learning_rate: float) -> tuple[Stage, ...]:
+            return tuple(replace(s, steps=n) for s, n in zip(super().stages(99, 1e-3), (4, 3), strict=True))
+
+        def distance(self, batch: Batch) -> Mapping[str, Tensor]:
+            if batch.fixed_labels is not None:  # a pair to learn from, not an image to judge
+                seen.append(batch.fixed.shape[2] < SHAPE[0])
+            else:
+                scored.add(batch.fixed.shape[2] < SHAPE[0])
+            return super().distance(batch)
+
+        def losses(self, prediction: Prediction, batch: Batch) -> Mapping[str, Tensor]:
+            seen.append(batch.fixed.shape[2] < SHAPE[0])
+            return super().losses(prediction, batch)
+
+    made = recipe(steps=7, coarse_steps=coarse_steps, validate_every=10)  # at the end of each stage alone
+    Run(tmp_path).train(made, Watched())
+    assert seen == expected
+    assert scored == {expected[3]}
+
+
+def test_a_list_of_coarse_steps_needs_a_number_for_every_stage(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="coarse_steps has 3 numbers, method 'neuroreg' 1 stages; give one"):
+        Run(tmp_path).train(recipe(coarse_steps=(1, 1, 1)), ToyMethod())
 
 
 def test_a_finished_run_is_not_repeated_and_restart_repeats_it(tmp_path: Path) -> None:

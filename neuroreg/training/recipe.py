@@ -1,8 +1,10 @@
 """A training recipe: everything that, with the data, decides a weight file."""
 
 import json
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -56,8 +58,10 @@ class Recipe(BaseModel):
     warmup: float = Field(0.05, gt=0, lt=1, description="Share of the steps in which the rate rises")
     weight_decay: float = Field(1e-5, ge=0)
     clip: float = Field(1.0, gt=0, description="Largest gradient norm")
-    coarse_steps: int = Field(
-        0, ge=0, description="First steps that see the images at twice the spacing: an eighth of the work"
+    coarse_steps: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        0,
+        description="First steps that see the images at twice the spacing, an eighth of the work: of the run, or a "
+        "list of the first steps of each of the method's stages",
     )
     symmetric: bool = Field(False, description="Learn from both directions of each pair in every step")
     precision: Literal["bf16", "fp16", "float32"] = Field(
@@ -77,6 +81,18 @@ class Recipe(BaseModel):
             changes |= self.gpu.model_dump(exclude_none=True)
             changes["config"] = {**self.config, **self.gpu.config}
         return self.model_copy(update=changes)
+
+    def coarse_by_stage(self, steps: Sequence[int]) -> list[int]:
+        """How many first steps of each stage are coarse. ``steps``: the length of every stage. Raises DataError."""
+        if isinstance(self.coarse_steps, int):
+            before = accumulate(steps, initial=0)
+            return [max(0, min(n, self.coarse_steps - at)) for n, at in zip(steps, before, strict=False)]
+        if len(self.coarse_steps) != len(steps):
+            raise DataError(
+                f"coarse_steps has {len(self.coarse_steps)} numbers, method {self.method!r} {len(steps)} stages",
+                remedy="give one number for the run, or one for each stage",
+            )
+        return [min(n, coarse) for n, coarse in zip(steps, self.coarse_steps, strict=True)]
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -59,16 +60,30 @@ class Setup:
     report: Callable[[Event], None]
 
 
+@dataclass(frozen=True)
+class _Phase:
+    """A stage and its place in the run."""
+
+    stage: Stage
+    first: int
+    """steps of the stages before it"""
+    coarse: int
+    """its first steps that see coarse images"""
+
+
 def train(setup: Setup, *, restart: bool = False) -> Outcome:
     """Run a recipe to its end, from its last checkpoint in ``folder`` if there is one.
 
     Leaves in ``folder``: state.safetensors (exact resume) and best.safetensors (half precision).
-    Raises TrainingDiverged.
+    Raises TrainingDiverged, and DataError for a checkpoint or a recipe that does not fit the method.
     """
     recipe = setup.recipe
     setup.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     stages = setup.method.stages(recipe.steps, recipe.learning_rate)
+    lengths = [stage.steps for stage in stages]
+    starts, coarse = accumulate(lengths, initial=0), recipe.coarse_by_stage(lengths)
+    phases = [_Phase(*each) for each in zip(stages, starts, coarse, strict=False)]
     optimizers = [
         torch.optim.AdamW(stage.parameters, lr=stage.learning_rate, weight_decay=recipe.weight_decay)
         for stage in stages
@@ -78,12 +93,11 @@ def train(setup: Setup, *, restart: bool = False) -> Outcome:
         progress = load_state(
             state, setup.method.network, optimizers, recipe_digest(recipe), scaler=setup.workers.scaler
         )
-    first = 0
     for number in range(progress.stage, len(stages)):
         if number > progress.stage:
             progress = Progress(stage=number, seconds=progress.seconds)
-        first = sum(stage.steps for stage in stages[:number])
-        progress = _run_stage(setup, stages[number], optimizers[number], progress, first)
+        progress = _run_phase(setup, phases[number], optimizers[number], progress)
+    first = phases[-1].first
     return Outcome(
         best_dice=progress.best_dice,
         best_step=first + progress.best_step,
@@ -95,24 +109,22 @@ def train(setup: Setup, *, restart: bool = False) -> Outcome:
     )
 
 
-def _run_stage(
-    setup: Setup, stage: Stage, optimizer: torch.optim.Optimizer, progress: Progress, first: int
-) -> Progress:
-    """Run one stage to its end, saving the state as it goes. ``first``: steps of the stages before it."""
-    recipe, workers = setup.recipe, setup.workers
+def _run_phase(setup: Setup, phase: _Phase, optimizer: torch.optim.Optimizer, progress: Progress) -> Progress:
+    """Run one stage to its end, saving the state as it goes."""
+    recipe, workers, steps = setup.recipe, setup.workers, phase.stage.steps
     clock, saved = time.monotonic() - progress.seconds, time.monotonic()
     stopped = _exhausted(recipe, progress)
-    while progress.step < stage.steps and not stopped:
-        losses, rate = _step(setup, optimizer, stage, progress.step, first)
+    while progress.step < steps and not stopped:
+        losses, rate = _step(setup, optimizer, phase, progress.step)
         progress = replace(progress, step=progress.step + 1, seconds=time.monotonic() - clock)
-        age = _age(recipe, first + progress.step, progress.step)
+        age = progress.step - (phase.coarse if progress.step > phase.coarse else 0)
         progress = _watch(progress, losses, age=age, bound=_UNTRAINED if recipe.initial is None else _TRAINED)
-        here = Event(first + progress.step, recipe.steps, losses, rate, progress.seconds)
+        here = Event(phase.first + progress.step, recipe.steps, losses, rate, progress.seconds)
         if progress.step % _LOG_EVERY == 0:
             _tell(setup, here)
-        last = progress.step == stage.steps
+        last = progress.step == steps
         if progress.step % recipe.validate_every == 0 or last:
-            progress = _validate(setup, stage, progress, here)
+            progress = _validate(setup, phase, progress, here)
             stopped = _exhausted(recipe, progress)
         if workers.is_main and (time.monotonic() - saved > 60 * recipe.checkpoint_minutes or last or stopped):
             state = setup.folder / STATE
@@ -143,19 +155,19 @@ def learning_rate_at(step: int, steps: int, *, peak: float, warmup: float) -> fl
 
 
 def _step(
-    setup: Setup, optimizer: torch.optim.Optimizer, stage: Stage, step: int, first: int
+    setup: Setup, optimizer: torch.optim.Optimizer, phase: _Phase, step: int
 ) -> tuple[dict[str, float], float]:
-    recipe, workers = setup.recipe, setup.workers
+    recipe, workers, stage = setup.recipe, setup.workers, phase.stage
     rate = learning_rate_at(step, stage.steps, peak=stage.learning_rate, warmup=recipe.warmup)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    batch = workers.to_device(_draw(setup, first + step))
+    batch = workers.to_device(_draw(setup, phase.first + step, coarse=step < phase.coarse))
     setup.method.network.train()
     losses = _losses(setup, stage, batch)
     total = torch.stack(list(losses.values())).sum()
     if not torch.isfinite(total):
         raise TrainingDiverged(
-            f"the loss is not finite at step {first + step}", remedy="lower learning_rate and restart"
+            f"the loss is not finite at step {phase.first + step}", remedy="lower learning_rate and restart"
         )
     workers.update(total, optimizer, stage.parameters, recipe.clip)
     return {name: float(value.detach()) for name, value in losses.items()} | {
@@ -171,9 +183,9 @@ def _losses(setup: Setup, stage: Stage, batch: Batch) -> Mapping[str, Tensor]:
     return setup.method.losses(prediction, batch)
 
 
-def _draw(setup: Setup, step: int) -> Batch:
+def _draw(setup: Setup, step: int, *, coarse: bool) -> Batch:
     seed = (setup.recipe.seed * 1_000_003 + step) * setup.workers.count + setup.workers.rank
-    generator, coarse = torch.Generator().manual_seed(seed), step < setup.recipe.coarse_steps
+    generator = torch.Generator().manual_seed(seed)
     batch = draw_pair(setup.train, setup.recipe.augmentation, generator, coarse=coarse)
     return both_ways(batch) if setup.recipe.symmetric else batch
 
@@ -185,14 +197,10 @@ def _autocast(precision: str, device: torch.device) -> torch.autocast | nullcont
     return torch.autocast(device.type, dtype=dtype)
 
 
-def _age(recipe: Recipe, step: int, in_stage: int) -> int:
-    """Steps since the stage began or, within it, since the images became fine: similarities before do not compare."""
-    return step - recipe.coarse_steps if in_stage > step - recipe.coarse_steps > 0 else in_stage
-
-
 def _watch(progress: Progress, losses: Mapping[str, float], *, age: int, bound: float) -> Progress:
     """Keep running means of the similarity term; a mean above ``bound`` times the start's is divergence.
 
+    ``age``: steps since the stage began or, within it, since the images became fine: others do not compare.
     A pyramid network that has warped the volume out of view gets no gradient back: only a restart helps.
     """
     value = sum(losses[name] for name in _SIMILARITY if name in losses)
@@ -209,21 +217,19 @@ def _watch(progress: Progress, losses: Mapping[str, float], *, age: int, bound: 
     return replace(progress, recent_similarity=recent)
 
 
-def _validate(setup: Setup, stage: Stage, progress: Progress, here: Event) -> Progress:
+def _validate(setup: Setup, phase: _Phase, progress: Progress, here: Event) -> Progress:
     """Measure on the validation split, keep the weights if they are the best of this stage so far.
 
     While training sees coarse images, so does validation; what was best then counts no more once they are fine.
     """
     network, device, folded = setup.method.network, setup.workers.device, None
-    until, best = setup.recipe.coarse_steps, progress.best_dice
-    if stage.score is not None:
-        (dice,) = setup.workers.agree(validate_images(network, stage.score, setup.val, device))
+    coarse, score = progress.step <= phase.coarse, phase.stage.score
+    if score is not None:
+        (dice,) = setup.workers.agree(validate_images(network, score, setup.val, device, coarse=coarse))
     else:
-        coarse = here.step <= until
         measured = validate(setup.method, setup.val, setup.recipe.val_pairs, device, coarse=coarse)
         dice, folded = setup.workers.agree(*measured)
-        if not coarse and here.step - progress.step + progress.best_step <= until:
-            best = -1.0
+    best = progress.best_dice if coarse or progress.best_step > phase.coarse else -1.0
     _tell(setup, replace(here, dice=dice, folded_percent=folded))
     if dice <= best:
         return progress

@@ -45,9 +45,19 @@ def validate(
 
 @torch.no_grad()
 def validate_images(
-    network: nn.Module, score: Callable[[Tensor, Tensor], float], data: PackedSet, device: torch.device
+    network: nn.Module,
+    score: Callable[[Tensor, Tensor], float],
+    data: PackedSet,
+    device: torch.device,
+    *,
+    coarse: bool = False,
 ) -> float:
-    """Mean of ``score`` (image, labels) over all subjects."""
+    """Mean of ``score`` (image, labels) over all subjects; ``coarse``: at twice the spacing."""
     network.eval()
-    scores = [score(data.image(row).to(device), data.label(row).to(device)) for row in range(len(data))]
+    scores = []
+    for row in range(len(data)):
+        image, regions = data.image(row).to(device), data.label(row).to(device)
+        if coarse:
+            image, regions = halved_image(image), regions[..., ::2, ::2, ::2]
+        scores.append(score(image, regions))
     return sum(scores) / len(scores)
