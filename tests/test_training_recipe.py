@@ -115,6 +115,15 @@ def test_unknown_and_untrainable_methods_are_usage_errors() -> None:
         build(recipe(config={"smoothnes": 1.0}))
 
 
+def test_coarse_steps_are_of_the_run_or_of_each_stage() -> None:
+    assert recipe(coarse_steps=7).coarse_by_stage([3, 5, 4]) == [3, 4, 0]
+    assert recipe(coarse_steps=[2, 9, 0]).coarse_by_stage([3, 5, 4]) == [2, 5, 0]
+    with pytest.raises(DataError, match="coarse_steps has 2 numbers, method 'neuroreg' 3 stages"):
+        recipe(coarse_steps=[2, 9]).coarse_by_stage([3, 5, 4])
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        recipe(coarse_steps=[2, -1])
+
+
 def test_the_digest_covers_what_training_depends_on() -> None:
     same = recipe(inference={"spacing_mm": 1.0}, data={"train": "/elsewhere/t.npz", "val": "v.npz"})
     assert recipe_digest(same) == recipe_digest(recipe())

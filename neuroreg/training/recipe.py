@@ -13,6 +13,9 @@ from neuroreg.errors import DataError, NoInputError
 from neuroreg.training.data import Augmentation
 from neuroreg.validation import sentence
 
+Count = Annotated[int, Field(ge=0)]
+CoarseSteps = Count | tuple[Count, ...]
+
 
 class Data(BaseModel):
     """Which packed files the run reads."""
@@ -29,7 +32,7 @@ class Budget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int | None = Field(None, gt=0)
-    coarse_steps: int | None = Field(None, ge=0)
+    coarse_steps: CoarseSteps | None = None
     learning_rate: float | None = Field(None, gt=0)
     validate_every: int | None = Field(None, gt=0)
     val_pairs: int | None = Field(None, gt=0)
@@ -58,7 +61,7 @@ class Recipe(BaseModel):
     warmup: float = Field(0.05, gt=0, lt=1, description="Share of the steps in which the rate rises")
     weight_decay: float = Field(1e-5, ge=0)
     clip: float = Field(1.0, gt=0, description="Largest gradient norm")
-    coarse_steps: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    coarse_steps: CoarseSteps = Field(
         0,
         description="First steps that see the images at twice the spacing, an eighth of the work: of the run, or a "
         "list of the first steps of each of the method's stages",
