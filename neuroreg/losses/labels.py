@@ -23,14 +23,16 @@ def soft_dice(fixed: Tensor, moved: Tensor, *, eps: float = 1.0) -> Tensor:
     return 1.0 - ((2 * overlap + eps) / (total + eps)).mean()
 
 
-def dice_of_rois(fixed_labels: Tensor, moving_labels: Tensor, u: Tensor, ids: Tensor) -> Tensor:
+def dice_of_rois(
+    fixed_labels: Tensor, moving_labels: Tensor, u: Tensor, ids: Tensor, *, affine: Tensor | None = None
+) -> Tensor:
     """1 - soft Dice over the regions ``ids`` (N,), the moving ones warped linearly by u on the full grid.
 
-    0 without regions: there is nothing to overlap.
+    ``affine`` (B, 3, 4) follows u, as in ``field.warp``. 0 without regions: there is nothing to overlap.
     """
     if len(ids) == 0:
         return 0.0 * u.float().sum()
-    moved = field.warp(one_hot(moving_labels, ids), u.float())
+    moved = field.warp(one_hot(moving_labels, ids), u.float(), affine=affine)
     return soft_dice(one_hot(fixed_labels, ids), moved)
 
 

@@ -15,6 +15,9 @@ METHODS: dict[str, Entry] = {
     "dualflow": Entry(
         "neuroreg.methods.dualflow:DualFlow", "region flow, then global flow, made consistent (Dual-FlowNet)"
     ),
+    "jointaffine": Entry(
+        "neuroreg.methods.jointaffine:JointAffine", "joint affine and deformable network (Zhu 2020)"
+    ),
     "affine": Entry("neuroreg.methods.affine:AffineMethod", "affine alone: many starts, then Gauss-Newton"),
     "demons": Entry(
         "neuroreg.methods.demons:Demons", "SimpleITK diffeomorphic demons, a classical reference"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -91,6 +91,12 @@ class Stage:
     """named weighted terms; None: ``losses`` of ``predict``"""
     score: Callable[[Tensor, Tensor], float] | None = None
     """image and labels (1, 1, D, H, W) of a validation subject -> more is better; None: Dice of validation pairs"""
+    predict: Callable[[Tensor, Tensor], Prediction] | None = None
+    """fixed, moving -> what validation measures; None: the method's ``predict``"""
+    poses: Literal["aligned", "raw"] = "aligned"
+    """raw: each head as it was scanned, then turned, scaled and shifted by itself, with its skull or without"""
+    level: int = 0
+    """pyramid level of the images it learns from; raw poses only"""
 
 
 @runtime_checkable

@@ -114,7 +114,7 @@ def draw_pair(
         field.sample(label, index, mode="nearest", fill=0)
         for label, index in zip(labels, indices, strict=True)
     ]
-    images = [_vary(image, augmentation, generator) for image in images]
+    images = [vary(image, augmentation, generator) for image in images]
     return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0, generator)
 
 
@@ -152,8 +152,8 @@ def _about_centre(matrix: Tensor, shift: Tensor, shape: tuple[int, ...]) -> Tens
     return field.affine_index(affine, field.identity(shape))
 
 
-def _vary(image: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Random blur, exponent, smooth bias field and noise, the background left at zero."""
+def vary(image: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """image (1, 1, D, H, W) with a random blur, exponent, smooth bias field and noise; the background stays zero."""
     if augmentation.blur:
         sigma = float(torch.rand((), generator=generator)) * augmentation.blur
         image = torch.where(image > 0, field.smooth(image, max(round(sigma, 1), 0.1)), torch.zeros(()))

@@ -1,30 +1,34 @@
-"""From a folder of labelled heads to one compact file: skull-stripped, roughly aligned, 2 mm.
+"""From a folder of labelled heads to compact files: stripped and roughly aligned, or whole in their own poses; 2 mm.
 
 The folder holds ``t1/ID.nii.gz``, ``seg/ID.nii.gz`` and ``splits.csv`` (columns id, split). Every brain is aligned
 by the affine that carries the mean region centroids of the training split onto its own, in least squares: closed
 form, no image is looked at, no initialisation can fail. Pairs drawn from the file are then affinely aligned, as
-they will be when the tool runs.
+they will be when the tool runs. Whole heads keep the pose they were scanned in, for what must learn to align.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from neuroreg import transforms
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.io.files import atomic_write
 from neuroreg.io.images import ImageFile, check_same_grid, read_image, read_labels
 from neuroreg.io.tables import read_csv, read_label_names
+from neuroreg.preprocess.brain import foreground
 from neuroreg.preprocess.intensity import scale
 from neuroreg.volume import Geometry, Volume
 
 SHAPE = (80, 96, 80)
+HEAD_SHAPE = (120, 120, 96)
 SPACING_MM = 2.0
 INTENSITY_STEP = 200.0  # stored value = round(200 * intensity): 0..255 covers 0..1.275
 _FIRST_ROI = 2  # 0 is background, 1 is unlabelled fluid
@@ -46,10 +50,39 @@ def pack(folder: Path, split: str, out: Path, *, names: Path, progress: Callable
     if not chosen or not train:
         raise DataError(f"no subject of split {split!r}", file=folder / "splits.csv")
     reference, geometry = _reference(folder, train)
-    images = np.zeros((len(chosen), *SHAPE), np.uint8)
-    labels = np.zeros((len(chosen), *SHAPE), np.uint8)
+    place = partial(_place, folder, reference=reference, grid=geometry)
+    return _write(chosen, place, geometry, out, names=names, progress=progress)
+
+
+def pack_heads(
+    folder: Path, split: str, out: Path, *, names: Path, progress: Callable[[int, int], None]
+) -> int:
+    """Write the subjects of ``split`` as they were scanned into ``out`` (.npz) and return how many.
+
+    The arrays of ``pack`` with the sides (120, 120, 96): nothing is stripped or turned, the middle of each image lies
+    in the middle of the grid. Brain voxels without a region have label 1, so that the labels above 0 are the brain.
+    Raises what ``pack`` raises.
+    """
+    chosen = [name for name, kind in _subjects(folder).items() if kind == split]
+    if not chosen:
+        raise DataError(f"no subject of split {split!r}", file=folder / "splits.csv")
+    grid = _centred(HEAD_SHAPE)
+    return _write(chosen, partial(_place_head, folder, grid=grid), grid, out, names=names, progress=progress)
+
+
+def _write(
+    chosen: list[str],
+    place: Callable[[str], tuple[NDArray[np.uint8], NDArray[np.uint8]]],
+    geometry: Geometry,
+    out: Path,
+    *,
+    names: Path,
+    progress: Callable[[int, int], None],
+) -> int:
+    images = np.zeros((len(chosen), *geometry.shape), np.uint8)
+    labels = np.zeros((len(chosen), *geometry.shape), np.uint8)
     for row, name in enumerate(chosen):
-        images[row], labels[row] = _place(folder, name, reference, geometry)
+        images[row], labels[row] = place(name)
         progress(row + 1, len(chosen))
     contents = {
         "images": images,
@@ -115,10 +148,16 @@ def _reference(folder: Path, train: list[str]) -> tuple[Centroids, Geometry]:
     stacked = np.stack([[c[label] for label in common] for c in all_centroids])
     stacked = stacked - stacked.mean(axis=1, keepdims=True)
     reference = dict(zip(common, stacked.mean(axis=0), strict=True))
-    x, y, z = (-(n - 1) / 2 * SPACING_MM for n in reversed(SHAPE))
-    loose = Geometry((SHAPE[2], SHAPE[1], SHAPE[0]), (SPACING_MM,) * 3, (x, y, z))
+    loose = _centred(SHAPE)
+    x, y, z = loose.origin
     centre = np.mean([_box_centre(folder, name, reference, loose) for name in train[:20]], axis=0)
     return reference, Geometry(loose.size, loose.spacing, (x + centre[0], y + centre[1], z + centre[2]))
+
+
+def _centred(shape: tuple[int, int, int]) -> Geometry:
+    """The LPS grid of that many voxels about the origin."""
+    x, y, z = (-(n - 1) / 2 * SPACING_MM for n in reversed(shape))
+    return Geometry((shape[2], shape[1], shape[0]), (SPACING_MM,) * 3, (x, y, z))
 
 
 def _box_centre(folder: Path, name: str, reference: Centroids, grid: Geometry) -> NDArray[np.float64]:
@@ -144,16 +183,37 @@ def _fit(reference: Centroids, own: Centroids) -> transforms.Affine:
 
 
 def _place(
-    folder: Path, name: str, reference: Centroids, grid: Geometry
+    folder: Path, name: str, *, reference: Centroids, grid: Geometry
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One subject on the common grid: stripped, scaled intensities and labels."""
+    image, labels, brain = _read(folder, name)
+    stripped = image.with_data(scale(image.data * brain))
+    affine = _fit(reference, _centroids(labels))
+    moved = transforms.resample(stripped, affine, grid)
+    return _bytes(moved), transforms.resample(labels, affine, grid).data[0].numpy().astype(np.uint8)
+
+
+def _place_head(folder: Path, name: str, *, grid: Geometry) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One subject as it was scanned, middle on middle: scaled intensities, labels with the whole brain above 0."""
+    image, labels, brain = _read(folder, name)
+    regions = labels.with_data(torch.where(brain & (labels.data == 0), 1, labels.data.to(torch.int64)))
+    shift = torch.eye(4, dtype=torch.float64)
+    shift[:3, 3] = image.geometry.centre_mm - grid.centre_mm
+    to_image = transforms.Affine(shift)
+    whole = image.with_data(scale(image.data, foreground(image)))
+    moved = transforms.resample(whole, to_image, grid)
+    return _bytes(moved), transforms.resample(regions, to_image, grid).data[0].numpy().astype(np.uint8)
+
+
+def _read(folder: Path, name: str) -> tuple[Volume, Volume, Tensor]:
+    """Image, labels and the brain (1, Z, Y, X) bool: the union of the labels, closed and filled."""
     image_file, label_file = read_image(folder / "t1" / f"{name}.nii.gz"), _label_file(folder, name)
     check_same_grid(label_file, image_file)
-    image, labels = image_file.volume, label_file.volume
+    labels = label_file.volume
     brain = ndimage.binary_closing(np.pad(labels.data[0].numpy() > 0, 3), iterations=2)
     brain = ndimage.binary_fill_holes(brain)[3:-3, 3:-3, 3:-3]
-    stripped = image.with_data(scale(image.data * torch.from_numpy(brain)[None]))
-    affine = _fit(reference, _centroids(labels))
-    moved = transforms.resample(stripped, affine, grid).data[0].numpy()
-    regions = transforms.resample(labels, affine, grid).data[0].numpy()
-    return np.round(np.clip(moved * INTENSITY_STEP, 0, 255)).astype(np.uint8), regions.astype(np.uint8)
+    return image_file.volume, labels, torch.from_numpy(brain)[None]
+
+
+def _bytes(image: Volume) -> NDArray[np.uint8]:
+    return np.round(np.clip(image.data[0].numpy() * INTENSITY_STEP, 0, 255)).astype(np.uint8)

@@ -11,10 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.training.data import Augmentation
+from neuroreg.training.poses import Poses
 from neuroreg.validation import sentence
 
 Count = Annotated[int, Field(ge=0)]
 CoarseSteps = Count | tuple[Count, ...]
+
+
+class Heads(BaseModel):
+    """Whole heads in their own poses, for stages that learn to align them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: Path = Field(description="Packed whole heads of the training split (.npz)")
+    val: Path = Field(description="Packed whole heads of the validation split")
 
 
 class Data(BaseModel):
@@ -24,6 +34,9 @@ class Data(BaseModel):
 
     train: Path = Field(description="Packed training split (.npz), relative to the working directory")
     val: Path = Field(description="Packed validation split")
+    heads: Heads | None = Field(
+        None, description="Whole heads for stages with raw poses; none: the stripped, aligned ones are posed"
+    )
 
 
 class Budget(BaseModel):
@@ -71,6 +84,7 @@ class Recipe(BaseModel):
         "bf16", description="Of the convolutions; losses are float32"
     )
     augmentation: Augmentation = Augmentation()
+    poses: Poses = Poses()
     validate_every: int = Field(200, gt=0, description="Steps between validations")
     val_pairs: int = Field(15, gt=0, description="Fixed validation pairs")
     patience: int = Field(12, gt=0, description="Validations without a better Dice before stopping early")

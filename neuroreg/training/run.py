@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,21 @@ class RunOptions:
 def prepare(
     recipe_path: Path, source: Path, names: Path, progress: Callable[[str, int, int], None]
 ) -> list[Path]:
-    """Pack the training and validation splits that the recipe names out of the folder ``source``.
+    """Pack the training and validation splits that the recipe names, whole heads too, out of the folder ``source``.
 
     Files that exist are kept. ``names`` is the CSV of label numbers and names. Raises NoInputError, DataError.
     """
     # SimpleITK: not needed, and not there, where only training happens
-    from neuroreg.training.prepare import pack
+    from neuroreg.training.prepare import pack, pack_heads
 
     recipe = load_recipe(recipe_path)
-    made = []
-    for split, path in (("train", recipe.data.train), ("val", recipe.data.val)):
+    data, made = recipe.data, []
+    wanted = [(pack, "train", data.train), (pack, "val", data.val)]
+    if data.heads is not None:
+        wanted += [(pack_heads, "train", data.heads.train), (pack_heads, "val", data.heads.val)]
+    for make, split, path in wanted:
         if not path.exists():
-            pack(source, split, path, names=names, progress=lambda n, of, split=split: progress(split, n, of))  # type: ignore[misc]
+            make(source, split, path, names=names, progress=partial(progress, split))
             made.append(path)
     return made
 
@@ -78,9 +82,11 @@ def run(recipe_path: Path, options: RunOptions, report: Callable[[Event], None])
             write(event)
 
     data = load_pack(recipe.data.train), load_pack(recipe.data.val)
+    heads = recipe.data.heads
+    raw = data if heads is None else (load_pack(heads.train), load_pack(heads.val))
     # told to train too: another process may look for the state before the first one has removed it
     with flush_denormal():
-        return train(Setup(recipe, method, *data, folder, workers, tell), restart=options.restart)
+        return train(Setup(recipe, method, *data, folder, workers, tell, raw), restart=options.restart)
 
 
 def build(recipe: Recipe) -> TrainableMethod:

@@ -18,8 +18,9 @@ from neuroreg.training.checkpoint import Progress, load_state, save_state, save_
 from neuroreg.training.data import PackedSet, both_ways, draw_pair
 from neuroreg.training.distributed import Workers
 from neuroreg.training.log import Event
+from neuroreg.training.poses import draw_raw_pair
 from neuroreg.training.recipe import Recipe, weights_metadata
-from neuroreg.training.validation import validate, validate_images
+from neuroreg.training.validation import validate, validate_images, validate_raw
 
 _SIMILARITY = ("lncc", "ncc", "mse")
 _START_STEPS = 20  # steps whose mean similarity is the yardstick for divergence
@@ -58,6 +59,8 @@ class Setup:
     folder: Path
     workers: Workers
     report: Callable[[Event], None]
+    raw: tuple[PackedSet, PackedSet] | None = None
+    """training and validation heads for stages with raw poses; None: those of the other stages"""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def _step(
     rate = learning_rate_at(step, stage.steps, peak=stage.learning_rate, warmup=recipe.warmup)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    batch = workers.to_device(_draw(setup, phase.first + step, coarse=step < phase.coarse))
+    batch = workers.to_device(_draw(setup, phase, step))
     setup.method.network.train()
     losses = _losses(setup, stage, batch)
     total = torch.stack(list(losses.values())).sum()
@@ -183,11 +186,17 @@ def _losses(setup: Setup, stage: Stage, batch: Batch) -> Mapping[str, Tensor]:
     return setup.method.losses(prediction, batch)
 
 
-def _draw(setup: Setup, step: int, *, coarse: bool) -> Batch:
-    seed = (setup.recipe.seed * 1_000_003 + step) * setup.workers.count + setup.workers.rank
+def _draw(setup: Setup, phase: _Phase, step: int) -> Batch:
+    recipe, stage, coarse = setup.recipe, phase.stage, step < phase.coarse
+    seed = (recipe.seed * 1_000_003 + phase.first + step) * setup.workers.count + setup.workers.rank
     generator = torch.Generator().manual_seed(seed)
-    batch = draw_pair(setup.train, setup.recipe.augmentation, generator, coarse=coarse)
-    return both_ways(batch) if setup.recipe.symmetric else batch
+    if stage.poses == "raw":
+        heads = setup.train if setup.raw is None else setup.raw[0]
+        level = max(stage.level, int(coarse))
+        batch = draw_raw_pair(heads, recipe.poses, recipe.augmentation, generator, level=level)
+    else:
+        batch = draw_pair(setup.train, recipe.augmentation, generator, coarse=coarse)
+    return both_ways(batch) if recipe.symmetric else batch
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast | nullcontext[None]:
@@ -223,11 +232,17 @@ def _validate(setup: Setup, phase: _Phase, progress: Progress, here: Event) -> P
     While training sees coarse images, so does validation; what was best then counts no more once they are fine.
     """
     network, device, folded = setup.method.network, setup.workers.device, None
-    coarse, score = progress.step <= phase.coarse, phase.stage.score
-    if score is not None:
-        (dice,) = setup.workers.agree(validate_images(network, score, setup.val, device, coarse=coarse))
+    coarse, stage, pairs = progress.step <= phase.coarse, phase.stage, setup.recipe.val_pairs
+    if stage.score is not None:
+        (dice,) = setup.workers.agree(validate_images(network, stage.score, setup.val, device, coarse=coarse))
+    elif stage.poses == "raw":
+        heads = setup.val if setup.raw is None else setup.raw[1]
+        predict = stage.predict or setup.method.predict
+        measured = validate_raw(predict, network, heads, pairs, device, poses=setup.recipe.poses)
+        dice, folded = setup.workers.agree(*measured)
+        folded = None if stage.predict else folded  # no field yet: nothing that could fold
     else:
-        measured = validate(setup.method, setup.val, setup.recipe.val_pairs, device, coarse=coarse)
+        measured = validate(setup.method, setup.val, pairs, device, coarse=coarse, predict=stage.predict)
         dice, folded = setup.workers.agree(*measured)
     best = progress.best_dice if coarse or progress.best_step > phase.coarse else -1.0
     _tell(setup, replace(here, dice=dice, folded_percent=folded))

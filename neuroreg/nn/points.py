@@ -1,0 +1,114 @@
+"""Points that a network finds in an image, and the affine that brings two sets of them together. Voxels (d, h, w)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """Heat maps of K regions in one image and where these are, in voxels of the image."""
+
+    logits: Tensor
+    """(1, K, d, h, w)"""
+    corner: Tensor
+    """(3,): where the first voxel of the heat maps lies"""
+    step: int
+    """voxels of the image between neighbours of the heat maps"""
+
+    @property
+    def centres(self) -> Tensor:
+        """(1, K, 3) float32."""
+        return soft_centres(self.logits, step=self.step) + self.corner
+
+    def surprise(self, labels: Tensor, ids: Tensor) -> Tensor:
+        """Cross entropy of the heat maps and the regions ``ids`` (K,) of labels (1, 1, D, H, W), mean over regions.
+
+        Each region's voxels weigh together as one; log of the number of voxels a region covers is the least there is.
+        """
+        places = (labels[0, 0] > 0).nonzero()
+        row = torch.full((256,), -1, device=labels.device)
+        row[ids] = torch.arange(len(ids), device=labels.device)
+        region = row[labels[0, 0][places.unbind(1)].long()]
+        places, region = places[region >= 0], region[region >= 0]
+        shape = torch.tensor(self.logits.shape[2:], device=labels.device)
+        cell = ((places - self.corner) / self.step).round().long().clamp_min(0).minimum(shape - 1)
+        flat = (cell[:, 0] * shape[1] + cell[:, 1]) * shape[2] + cell[:, 2]
+        log_share = self.logits[0].float().flatten(1).log_softmax(1)
+        count = torch.bincount(region, minlength=len(ids)).clamp_min(1)
+        return -(log_share[region, flat] / count[region]).sum() / len(ids)
+
+
+def soft_centres(logits: Tensor, *, step: int = 1) -> Tensor:
+    """Centre of mass (B, K, 3) of the softmax over space of logits (B, K, D, H, W); float32.
+
+    ``step``: voxels of the frame of the answer between neighbours of the map.
+    """
+    share = logits.float().flatten(2).softmax(2).reshape(logits.shape)
+    centres = []
+    for axis in range(3):
+        others = tuple(a for a in (2, 3, 4) if a != axis + 2)
+        along = share.sum(others)
+        # no matrix product: autocast would make it one of half precision
+        centres.append((along * torch.arange(along.shape[2], device=along.device)).sum(2))
+    return step * torch.stack(centres, dim=2)
+
+
+def fit_affine(
+    source: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    *,
+    tolerance: float = 0.0,
+    rounds: int = 0,
+    ridge: float = 1e-4,
+) -> Tensor:
+    """The affine (B, 3, 4) float64 with least sum of weight |affine(source) - target|^2, in closed form.
+
+    source, target (B, K, 3), weight (B, K) not negative. Four points in general position decide it; ``ridge``, as a
+    share of the spread of the source, draws what they leave open towards a shift. With ``rounds`` the fit is
+    repeated, each weight divided by 1 + (residual / ``tolerance``)^2: points that disagree with the rest fade.
+    """
+    source, target, weight = source.double(), target.double(), weight.double()
+    affine = _least_squares(source, target, weight, ridge)
+    for _ in range(rounds):
+        residual = source @ affine[:, :, :3].mT + affine[:, None, :, 3] - target
+        faded = weight / (1.0 + residual.square().sum(2) / tolerance**2)
+        affine = _least_squares(source, target, faded, ridge)
+    return affine
+
+
+def _least_squares(source: Tensor, target: Tensor, weight: Tensor, ridge: float) -> Tensor:
+    share = (weight / weight.sum(1, keepdim=True).clamp_min(1e-12))[..., None]
+    from_, to = (share * source).sum(1), (share * target).sum(1)
+    centred, moved = source - from_[:, None], target - to[:, None]
+    spread = (share * centred).mT @ centred
+    cross = (share * moved).mT @ centred
+    eye = torch.eye(3, dtype=source.dtype, device=source.device)
+    size = spread.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] / 3
+    pull = (ridge * size + 1e-9) * eye
+    linear = torch.linalg.solve(spread + pull, cross + pull, left=False)
+    return torch.cat((linear, (to - (linear @ from_[..., None])[..., 0])[..., None]), dim=2)
+
+
+def centroids(labels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Centroids (B, K, 3) float32 of the regions ``ids`` (K,) in labels (B, 1, D, H, W), ids below 256, and how many
+    voxels each has, (B, K); a region without any is at 0."""
+    flat = labels.flatten(1).long()
+    places = torch.meshgrid(
+        *[torch.arange(n, device=labels.device, dtype=torch.float32) for n in labels.shape[2:]], indexing="ij"
+    )
+    rows = []
+    for one in flat:
+        count = torch.bincount(one, minlength=256).float()
+        sums = [torch.bincount(one, weights=p.flatten(), minlength=256).float() for p in places]
+        rows.append(torch.stack((count, *sums)))
+    found = torch.stack(rows)[:, :, ids]
+    return (found[:, 1:] / found[:, :1].clamp_min(1.0)).mT, found[:, 0]
+
+
+def chain(first: Tensor, then: Tensor) -> Tensor:
+    """The affine (B, 3, 4) p -> then(first(p))."""
+    linear = then[:, :, :3] @ first[:, :, :3]
+    return torch.cat((linear, then[:, :, :3] @ first[:, :, 3:] + then[:, :, 3:]), dim=2)
