@@ -41,10 +41,8 @@ def validate(
     scores, folds = [], []
     for fixed_row, moving_row in validation_pairs(len(data), pairs):
         fixed, moving = data.image(fixed_row).to(device), data.image(moving_row).to(device)
-        if coarse:
-            prediction = _finer(predict(halved_image(fixed), halved_image(moving)))
-        else:
-            prediction = predict(fixed, moving)
+        images = (halved_image(fixed), halved_image(moving)) if coarse else (fixed, moving)
+        prediction = _finer(predict(*images)) if coarse else predict(*images)
         u = prediction.at_level(0, tuple(fixed.shape[2:]))
         label = data.label(moving_row).to(device)
         moved = field.warp(label, u, affine=prediction.affine, mode="nearest")
