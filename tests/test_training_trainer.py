@@ -419,7 +419,7 @@ def test_coarse_validation_shows_the_network_half_the_grid_and_moves_full_labels
 def test_what_was_best_on_coarse_images_counts_no_more_on_fine_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(*_: object, coarse: bool) -> tuple[float, float]:
+    def measured(*_: object, coarse: bool, predict: object) -> tuple[float, float]:
         return (0.9 if coarse else 0.5), 0.0
 
     monkeypatch.setattr("neuroreg.training.trainer.validate", measured)
