@@ -12,6 +12,9 @@ from neuroreg.methods import METHODS
 from neuroreg.methods.base import Batch, Method, MethodConfig, Prediction, TrainableMethod
 
 HEAVY = {"syn", "greedy"}  # other programs: their import alone takes seconds
+LIGHT = {
+    "simcnn": {"active_percent": 0.1, "iterations": 1, "points": 8}
+}  # the same network, asked less often
 NAMES = [pytest.param(name, marks=pytest.mark.oracle if name in HEAVY else ()) for name in METHODS]
 
 
@@ -27,7 +30,7 @@ def make(name: str) -> Method:
         pytest.skip(str(error))
     assert isinstance(cls, type)
     torch.manual_seed(0)  # networks draw their first weights from the global generator
-    method = cls(cls.Config())
+    method = cls(cls.Config(**LIGHT.get(name, {})))
     assert isinstance(method, Method)
     return method
 

@@ -18,6 +18,9 @@ METHODS: dict[str, Entry] = {
     "jointaffine": Entry(
         "neuroreg.methods.jointaffine:JointAffine", "joint affine and deformable network (Zhu 2020)"
     ),
+    "simcnn": Entry(
+        "neuroreg.methods.simcnn:SimCNN", "similarity-steered regression of displacements, patch by patch"
+    ),
     "affine": Entry("neuroreg.methods.affine:AffineMethod", "affine alone: many starts, then Gauss-Newton"),
     "demons": Entry(
         "neuroreg.methods.demons:Demons", "SimpleITK diffeomorphic demons, a classical reference"

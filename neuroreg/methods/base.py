@@ -74,6 +74,8 @@ class Batch:
     """(B, 1, D, H, W) bool"""
     generator: torch.Generator | None = None
     """the source of every random choice a loss makes"""
+    displacement: Tensor | None = None
+    """(B, 3, D, H, W) voxels, from fixed to moving, if known beforehand"""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Stage:
     """raw: each head as it was scanned, then turned, scaled and shifted by itself, with its skull or without"""
     level: int = 0
     """pyramid level of the images it learns from; raw poses only"""
+    score_pair: Callable[[Batch], float] | None = None
+    """instead of Dice: a validation pair, with its displacement if known -> more is better"""
 
 
 @runtime_checkable

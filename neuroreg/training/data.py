@@ -13,9 +13,13 @@ from torch import Tensor
 from neuroreg import field
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.methods.base import Batch
+from neuroreg.training.fields import StoredFields
 from neuroreg.volume import Geometry
 
 _INTENSITY_STEP = 200.0
+_W_TURNS = torch.tensor([1.0, 1.0, -1.0]).reshape(
+    1, 3, 1, 1, 1
+)  # what a left-right mirror does to displacements
 _COARSE_BRAIN = 0.02  # smoothing spreads a little intensity beyond the brain
 
 
@@ -90,13 +94,24 @@ def load_pack(path: Path) -> PackedSet:
 
 
 def draw_pair(
-    data: PackedSet, augmentation: Augmentation, generator: torch.Generator, *, coarse: bool = False
+    data: PackedSet,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    *,
+    coarse: bool = False,
+    fields: StoredFields | None = None,
 ) -> Batch:
     """A random ordered pair of two subjects, augmented; everything random comes from ``generator``.
 
     ``coarse``: at twice the spacing, halved before anything else, so that the drawing costs an eighth as well.
+    ``fields``: a pair of those, with its displacement, which follows the augmentation exactly.
     """
-    fixed_row, moving_row = torch.randperm(len(data), generator=generator)[:2].tolist()
+    u = None
+    if fields is None:
+        fixed_row, moving_row = torch.randperm(len(data), generator=generator)[:2].tolist()
+    else:
+        number = int(torch.randint(len(fields), (), generator=generator))
+        (fixed_row, moving_row), u = fields.pairs[number].tolist(), fields.displacement(number)
     images = [data.image(fixed_row), data.image(moving_row)]
     labels = [data.label(fixed_row), data.label(moving_row)]
     if coarse:
@@ -104,18 +119,21 @@ def draw_pair(
     if torch.rand((), generator=generator) < augmentation.mirror:
         images = [image.flip(4) for image in images]
         labels = [data.mirror[label.flip(4).long()] for label in labels]
+        u = None if u is None else u.flip(4) * _W_TURNS
     shape = tuple(images[0].shape[2:])
     shared = _random_matrix(augmentation.shared_affine, generator)
     own = shared @ _random_matrix(augmentation.moving_affine, generator)
     shift = torch.randn(3, generator=generator) * augmentation.moving_shift * torch.tensor(shape)
-    indices = [_about_centre(shared, torch.zeros(3), shape), _about_centre(own, shift, shape)]
+    affines = [_about_centre(shared, torch.zeros(3), shape), _about_centre(own, shift, shape)]
+    indices = [field.affine_index(affine, field.identity(shape)) for affine in affines]
     images = [field.sample(image, index, fill=0.0) for image, index in zip(images, indices, strict=True)]
     labels = [
         field.sample(label, index, mode="nearest", fill=0)
         for label, index in zip(labels, indices, strict=True)
     ]
     images = [vary(image, augmentation, generator) for image in images]
-    return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0, generator)
+    u = None if u is None else _carried(u, indices[0], affines[1])
+    return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0, generator, u)
 
 
 def both_ways(batch: Batch) -> Batch:
@@ -145,11 +163,18 @@ def _random_matrix(sd: float, generator: torch.Generator) -> Tensor:
 
 
 def _about_centre(matrix: Tensor, shift: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The index grid i -> matrix (i - c) + c + shift, (1, 3, D, H, W)."""
+    """The affine i -> matrix (i - c) + c + shift, (1, 3, 4)."""
     centre = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
     offset = centre + shift - matrix @ centre
-    affine = torch.cat((matrix, offset[:, None]), dim=1)[None]
-    return field.affine_index(affine, field.identity(shape))
+    return torch.cat((matrix, offset[:, None]), dim=1)[None]
+
+
+def _carried(u: Tensor, index: Tensor, own: Tensor) -> Tensor:
+    """The displacement between images read at ``index`` and through the affine ``own`` of where u had them."""
+    there = index + field.sample(u, index)
+    matrix = torch.linalg.inv(own[:, :, :3])
+    back = torch.cat((matrix, -matrix @ own[:, :, 3:]), dim=2)
+    return field.affine_index(back, there) - field.identity(tuple(index.shape[2:]))
 
 
 def vary(image: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

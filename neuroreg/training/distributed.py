@@ -47,6 +47,7 @@ class Workers:
             moving_labels=_on(self.device, batch.moving_labels),
             fixed_mask=_on(self.device, batch.fixed_mask),
             generator=batch.generator,
+            displacement=_on(self.device, batch.displacement),
         )
 
     def agree(self, *values: float) -> list[float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.training.data import Augmentation
@@ -27,6 +27,21 @@ class Heads(BaseModel):
     val: Path = Field(description="Packed whole heads of the validation split")
 
 
+class Fields(BaseModel):
+    """Displacements known beforehand, for methods that learn from them; made by ``--prepare`` if missing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: Path = Field(description="Displacements (.npz) of pairs of the training split")
+    val: Path = Field(description="And of the validation split")
+    targets: Literal["gaussnewton", "syn_demons"] = Field(
+        "gaussnewton",
+        description="What finds them: this project's engine, or SyN on the images, then demons on tissue maps",
+    )
+    pairs: int = Field(96, gt=0, description="Random ordered pairs of the training split")
+    val_pairs: int = Field(12, gt=0, description="And of the validation split")
+
+
 class Data(BaseModel):
     """Which packed files the run reads."""
 
@@ -37,6 +52,7 @@ class Data(BaseModel):
     heads: Heads | None = Field(
         None, description="Whole heads for stages with raw poses; none: the stripped, aligned ones are posed"
     )
+    fields: Fields | None = Field(None, description="Pairs whose displacement is known; none: any pairs")
 
 
 class Budget(BaseModel):
@@ -110,6 +126,14 @@ class Recipe(BaseModel):
                 remedy="give one number for the run, or one for each stage",
             )
         return [min(n, coarse) for n, coarse in zip(steps, self.coarse_steps, strict=True)]
+
+    @model_validator(mode="after")
+    def _one_direction_is_known(self) -> "Recipe":
+        budgets = [self.coarse_steps, None if self.gpu is None else self.gpu.coarse_steps]
+        coarse = any(any(n) if isinstance(n, tuple) else n for n in budgets)
+        if self.data.fields is not None and (self.symmetric or coarse):
+            raise ValueError("data.fields go with neither symmetric nor coarse_steps")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

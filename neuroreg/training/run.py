@@ -15,8 +15,9 @@ from neuroreg.errors import DataError, UsageError
 from neuroreg.methods import METHODS
 from neuroreg.methods.base import TrainableMethod, flush_denormal
 from neuroreg.registry import find
-from neuroreg.training.data import load_pack
+from neuroreg.training.data import PackedSet, load_pack
 from neuroreg.training.distributed import find_workers
+from neuroreg.training.fields import StoredFields, load_fields
 from neuroreg.training.initial import load_initial
 from neuroreg.training.log import Event, csv_writer, tensorboard_writer
 from neuroreg.training.recipe import Recipe, load_recipe
@@ -41,7 +42,8 @@ def prepare(
 ) -> list[Path]:
     """Pack the training and validation splits that the recipe names, whole heads too, out of the folder ``source``.
 
-    Files that exist are kept. ``names`` is the CSV of label numbers and names. Raises NoInputError, DataError.
+    Then the displacements that it names are found. Files that exist are kept. ``names`` is the CSV of label numbers
+    and names. Raises NoInputError, DataError, and UnavailableError where another program is needed and not there.
     """
     # SimpleITK: not needed, and not there, where only training happens
     from neuroreg.training.prepare import pack, pack_heads
@@ -54,6 +56,24 @@ def prepare(
     for make, split, path in wanted:
         if not path.exists():
             make(source, split, path, names=names, progress=partial(progress, split))
+            made.append(path)
+    return made + _prepare_fields(recipe, progress)
+
+
+def _prepare_fields(recipe: Recipe, progress: Callable[[str, int, int], None]) -> list[Path]:
+    fields = recipe.data.fields
+    if fields is None:
+        return []
+    from neuroreg.training.targets import make_fields
+
+    made = []
+    for pack, path, pairs in (
+        (recipe.data.train, fields.train, fields.pairs),
+        (recipe.data.val, fields.val, fields.val_pairs),
+    ):
+        if not path.exists():
+            tell = partial(progress, path.stem)
+            make_fields(load_pack(pack), path, targets=fields.targets, pairs=pairs, progress=tell)
             made.append(path)
     return made
 
@@ -84,9 +104,19 @@ def run(recipe_path: Path, options: RunOptions, report: Callable[[Event], None])
     data = load_pack(recipe.data.train), load_pack(recipe.data.val)
     heads = recipe.data.heads
     raw = data if heads is None else (load_pack(heads.train), load_pack(heads.val))
+    setup = Setup(recipe, method, *data, folder, workers, tell, raw, _known_fields(recipe, *data))
     # told to train too: another process may look for the state before the first one has removed it
     with flush_denormal():
-        return train(Setup(recipe, method, *data, folder, workers, tell, raw), restart=options.restart)
+        return train(setup, restart=options.restart)
+
+
+def _known_fields(
+    recipe: Recipe, train: PackedSet, val: PackedSet
+) -> tuple[StoredFields, StoredFields] | None:
+    fields = recipe.data.fields
+    return (
+        None if fields is None else (load_fields(fields.train, train.ids), load_fields(fields.val, val.ids))
+    )
 
 
 def build(recipe: Recipe) -> TrainableMethod:

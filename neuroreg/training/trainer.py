@@ -17,10 +17,17 @@ from neuroreg.methods.base import Batch, Stage, TrainableMethod
 from neuroreg.training.checkpoint import Progress, load_state, save_state, save_weights
 from neuroreg.training.data import PackedSet, both_ways, draw_pair
 from neuroreg.training.distributed import Workers
+from neuroreg.training.fields import StoredFields
 from neuroreg.training.log import Event
 from neuroreg.training.poses import draw_raw_pair
 from neuroreg.training.recipe import Recipe, weights_metadata
-from neuroreg.training.validation import validate, validate_images, validate_raw
+from neuroreg.training.validation import (
+    fixed_batches,
+    validate,
+    validate_batches,
+    validate_images,
+    validate_raw,
+)
 
 _SIMILARITY = ("lncc", "ncc", "mse")
 _START_STEPS = 20  # steps whose mean similarity is the yardstick for divergence
@@ -61,6 +68,8 @@ class Setup:
     report: Callable[[Event], None]
     raw: tuple[PackedSet, PackedSet] | None = None
     """training and validation heads for stages with raw poses; None: those of the other stages"""
+    fields: tuple[StoredFields, StoredFields] | None = None
+    """of training and validation pairs: then no other pairs are drawn"""
 
 
 @dataclass(frozen=True)
@@ -195,7 +204,8 @@ def _draw(setup: Setup, phase: _Phase, step: int) -> Batch:
         level = max(stage.level, int(coarse))
         batch = draw_raw_pair(heads, recipe.poses, recipe.augmentation, generator, level=level)
     else:
-        batch = draw_pair(setup.train, recipe.augmentation, generator, coarse=coarse)
+        fields = None if setup.fields is None else setup.fields[0]
+        batch = draw_pair(setup.train, recipe.augmentation, generator, coarse=coarse, fields=fields)
     return both_ways(batch) if recipe.symmetric else batch
 
 
@@ -235,6 +245,10 @@ def _validate(setup: Setup, phase: _Phase, progress: Progress, here: Event) -> P
     coarse, stage, pairs = progress.step <= phase.coarse, phase.stage, setup.recipe.val_pairs
     if stage.score is not None:
         (dice,) = setup.workers.agree(validate_images(network, stage.score, setup.val, device, coarse=coarse))
+    elif stage.score_pair is not None:
+        known = fixed_batches(setup.val, pairs, None if setup.fields is None else setup.fields[1])
+        on_device = map(setup.workers.to_device, known)
+        (dice,) = setup.workers.agree(validate_batches(network, stage.score_pair, on_device))
     elif stage.poses == "raw":
         heads = setup.val if setup.raw is None else setup.raw[1]
         predict = stage.predict or setup.method.predict

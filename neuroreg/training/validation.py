@@ -1,6 +1,6 @@
 """Overlap and folding on fixed validation pairs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from neuroreg import field
 from neuroreg.losses import labels
-from neuroreg.methods.base import Prediction, TrainableMethod
+from neuroreg.methods.base import Batch, Prediction, TrainableMethod
 from neuroreg.training.data import Augmentation, PackedSet, halved_image
+from neuroreg.training.fields import StoredFields
 from neuroreg.training.poses import Poses, draw_raw_pair
 
 _PLAIN = Augmentation(mirror=0, gamma=0, bias=0, noise=0)
@@ -105,3 +106,30 @@ def validate_images(
             image, regions = halved_image(image), regions[..., ::2, ::2, ::2]
         scores.append(score(image, regions))
     return sum(scores) / len(scores)
+
+
+@torch.no_grad()
+def validate_batches(network: nn.Module, score: Callable[[Batch], float], batches: Iterable[Batch]) -> float:
+    """Mean of ``score`` over batches."""
+    network.eval()
+    scores = [score(batch) for batch in batches]
+    return sum(scores) / len(scores)
+
+
+def fixed_batches(data: PackedSet, pairs: int, fields: StoredFields | None) -> Iterator[Batch]:
+    """The first ``pairs`` of ``fields`` with their displacements, or the fixed validation pairs; always the same.
+
+    Each brings its own source of random choices, which begins anew every time.
+    """
+    rows = validation_pairs(len(data), pairs) if fields is None else fields.pairs[:pairs].tolist()
+    for number, (fixed_row, moving_row) in enumerate(rows):
+        fixed = data.image(fixed_row)
+        yield Batch(
+            fixed,
+            data.image(moving_row),
+            data.label(fixed_row),
+            data.label(moving_row),
+            fixed > 0,
+            torch.Generator().manual_seed(number),
+            None if fields is None else fields.displacement(number),
+        )
