@@ -21,6 +21,7 @@ the fixed image, or the empty background would hide the brain; the inverse of Eq
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -46,15 +47,16 @@ class DualFlowConfig(MethodConfig):
     wide: bool = Field(
         False, description="Twice the channels: 16 to 128 and 16 to 256, not 8 to 64 and 8 to 128"
     )
+    slope: float = Field(
+        0.0, ge=0, lt=1, description="Slope of the rectifiers below 0 (the paper: 0; so narrow, those die)"
+    )
     roi_mode: RoiMode = Field(
         "grouped", description="Region images: 7 groups of regions, merged into 1, or all 145 regions"
     )
     ablation: Ablation = Field(
         "full", description="global or region: that flow alone; both: the two without region consistency"
     )
-    inverse: Inverse = Field(
-        "fixed_point", description="How the global flow is inverted; literal: as printed"
-    )
+    inverse: Inverse = Field("fixed_point", description="Of the global flow; literal: as printed")
     inverse_iterations: int = Field(5, ge=1, le=20, description="Fixed-point iterations of the inverse")
     window: int = Field(9, ge=3, le=15, description="Side of the LNCC window, voxels")
     stride: int = Field(1, ge=1, le=4, description="Score every such window along each axis, to save time")
@@ -98,17 +100,18 @@ class SegCNN(nn.Module):
     """Four levels down by strided convolutions and up by transposed ones, skips concatenated, a classifier at each
     level but the coarsest."""
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...], outputs: int) -> None:
+    def __init__(self, in_channels: int, widths: tuple[int, ...], outputs: int, slope: float = 0.0) -> None:
         super().__init__()
+        unit = partial(_unit, slope=slope)
         entries = (in_channels, *widths[1:-1])
-        self.enter = nn.ModuleList([_unit(a, b) for a, b in zip(entries, widths[:-1], strict=True)])
-        self.down = nn.ModuleList([_unit(a, b, stride=2) for a, b in pairwise(widths)])
-        self.bottom = nn.Sequential(_unit(widths[-1], widths[-1]), _unit(widths[-1], widths[-1]))
+        self.enter = nn.ModuleList([unit(a, b) for a, b in zip(entries, widths[:-1], strict=True)])
+        self.down = nn.ModuleList([unit(a, b, stride=2) for a, b in pairwise(widths)])
+        self.bottom = nn.Sequential(unit(widths[-1], widths[-1]), unit(widths[-1], widths[-1]))
         self.up = nn.ModuleList(
             [nn.ConvTranspose3d(b, a, 3, stride=2, padding=1) for a, b in pairwise(widths)]
         )
-        self.norm = nn.ModuleList([_norm(a) for a in widths[:-1]])
-        self.fuse = nn.ModuleList([_unit(2 * a, a) for a in widths[:-1]])
+        self.norm = nn.ModuleList([_norm(a, slope) for a in widths[:-1]])
+        self.fuse = nn.ModuleList([unit(2 * a, a) for a in widths[:-1]])
         self.classify = nn.ModuleList([nn.Conv3d(a, outputs, 1) for a in widths[:-1]])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -129,13 +132,14 @@ class SegCNN(nn.Module):
 class RegCNN(nn.Module):
     """A U-Net of five levels: one convolution each on the way down, one and then two on the way up; a linear flow."""
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, in_channels: int, widths: tuple[int, ...], slope: float = 0.0) -> None:
         super().__init__()
-        self.down = nn.ModuleList([_unit(a, b) for a, b in pairwise((in_channels, *widths))])
+        unit = partial(_unit, slope=slope)
+        self.down = nn.ModuleList([unit(a, b) for a, b in pairwise((in_channels, *widths))])
         self.pool = nn.MaxPool3d(3, stride=2, padding=1)
         self.up = nn.ModuleList(
             [
-                nn.Sequential(_unit(a + b, a), *([_unit(a, a)] if level < 2 else []))
+                nn.Sequential(unit(a + b, a), *([unit(a, a)] if level < 2 else []))
                 for level, (a, b) in enumerate(pairwise(widths))
             ]
         )
@@ -167,10 +171,10 @@ class Network(nn.Module):
         widths, rois = tuple(factor * 8 * 2**level for level in range(5)), classes(config.roi_mode) - 1
         self.segment = self.region = self.whole = None
         if config.ablation != "global":
-            self.segment = SegCNN(extra, widths[:4], rois + 1)
-            self.region = RegCNN(2 * rois + 2 * (extra - 1), widths)
+            self.segment = SegCNN(extra, widths[:4], rois + 1, config.slope)
+            self.region = RegCNN(2 * rois + 2 * (extra - 1), widths, config.slope)
         if config.ablation != "region":
-            self.whole = RegCNN(2 * extra, widths)
+            self.whole = RegCNN(2 * extra, widths, config.slope)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DualFlowPrediction:
         """(B, 1, D, H, W) twice, on one grid -> the composed field and its parts."""
@@ -336,10 +340,10 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _norm(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.GroupNorm(max(2, channels // 4), channels), nn.ReLU())
+def _norm(channels: int, slope: float) -> nn.Sequential:
+    return nn.Sequential(nn.GroupNorm(max(2, channels // 4), channels), nn.LeakyReLU(slope))
 
 
-def _unit(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Sequential:
+def _unit(in_channels: int, out_channels: int, *, stride: int = 1, slope: float = 0.0) -> nn.Sequential:
     """Convolution, group normalisation (groups of four channels), ReLU."""
-    return nn.Sequential(conv3(in_channels, out_channels, stride=stride), *_norm(out_channels))
+    return nn.Sequential(conv3(in_channels, out_channels, stride=stride), *_norm(out_channels, slope))
