@@ -9,14 +9,14 @@ from scipy.stats import wilcoxon
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A method against the reference on the same cases."""
+    """One set of figures against another on the same cases."""
 
     name: str
     median_difference: float
     p_value: float
     """two-sided Wilcoxon signed rank"""
     p_holm: float
-    """the same after Holm's correction over all methods asked about"""
+    """the same after Holm's correction over all that was asked together"""
 
 
 def paired_tests(reference: Sequence[float], others: Mapping[str, Sequence[float]]) -> tuple[PairedTest, ...]:
@@ -25,12 +25,20 @@ def paired_tests(reference: Sequence[float], others: Mapping[str, Sequence[float
     Ordered pairs of few people are not independent samples: read the p values as a description, not as proof.
     Raises ValueError when the numbers of cases differ.
     """
-    base = np.asarray(reference, dtype=np.float64)
+    return compare({name: (values, reference) for name, values in others.items()})
+
+
+def compare(asked: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> tuple[PairedTest, ...]:
+    """Wilcoxon signed-rank tests of the first figures against the second, case by case, Holm corrected over all.
+
+    Each comparison has cases of its own. What ``paired_tests`` says of p values holds here too. Raises ValueError when
+    the numbers of cases differ.
+    """
     differences = {}
-    for name, values in others.items():
-        if len(values) != len(base):
-            raise ValueError(f"{name}: {len(values)} cases, the reference has {len(base)}")
-        differences[name] = np.asarray(values, dtype=np.float64) - base
+    for name, (first, second) in asked.items():
+        if len(first) != len(second):
+            raise ValueError(f"{name}: {len(first)} cases, the reference has {len(second)}")
+        differences[name] = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     # All differences zero: nothing to rank, and no evidence of a difference.
     raw = {name: float(wilcoxon(d).pvalue) if np.any(d) else 1.0 for name, d in differences.items()}
     corrected = holm(raw)

@@ -61,3 +61,22 @@ def add_rician_noise(image: Tensor, *, sd: float, generator: torch.Generator) ->
     real = image + sd * torch.randn(image.shape, generator=generator)
     imaginary = sd * torch.randn(image.shape, generator=generator)
     return torch.hypot(real, imaginary)
+
+
+def fewer_slices(image: Tensor, axis: int, *, keep: int) -> Tensor:
+    """The image known at ``keep`` evenly spaced slices across ``axis`` alone, the first and the last among them.
+
+    Between them it is interpolated linearly, which keeps the grid. Same shape, float32. At least two are kept.
+    """
+    size = image.shape[axis]
+    known = torch.linspace(0, size - 1, max(2, min(keep, size))).round()
+    place = torch.arange(size, dtype=torch.float32)
+    after = torch.searchsorted(known, place).clamp(min=1)
+    low, high = known[after - 1], known[after]
+    share = ((place - low) / (high - low)).reshape(
+        [-1 if a == axis % image.ndim else 1 for a in range(image.ndim)]
+    )
+    slices = image.to(torch.float32)
+    return (
+        slices.index_select(axis, low.long()) * (1 - share) + slices.index_select(axis, high.long()) * share
+    )

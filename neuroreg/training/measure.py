@@ -1,0 +1,123 @@
+"""Methods on the pairs of a packed split, one pair at a time: overlap, folds, seconds. Network frame, no files read."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuroreg import checkpoints, field
+from neuroreg.errors import DataError
+from neuroreg.losses.labels import mean_dice
+from neuroreg.methods import METHODS
+from neuroreg.methods.base import Batch, Method, Prediction, flush_denormal
+from neuroreg.preprocess.synthesis import fewer_slices
+from neuroreg.registry import find
+from neuroreg.training.data import PackedSet, halved_image
+from neuroreg.training.recipe import Recipe
+from neuroreg.training.run import build
+
+Change = Callable[[Batch], Batch]
+_AP = 3  # the front-to-back axis of a packed image (1, 1, D, H, W)
+
+
+@dataclass(frozen=True)
+class PairFigures:
+    """One method on one pair. Dice: the mean over the regions of the fixed labels, read by nearest neighbour."""
+
+    fixed: str
+    moving: str
+    dice_before: float
+    """as the two images lie"""
+    dice_affine: float
+    """by the affine part of the result alone; without one as they lie"""
+    dice: float
+    folded_percent: float
+    """det J <= 0 of the residual field, inside the fixed brain"""
+    seconds: float
+    """wall seconds of the method alone"""
+
+
+def trained_method(recipe: Recipe, weights: Path) -> tuple[Method, bool]:
+    """The method of a recipe as it was trained, with these weights; and whether it saw coarse images alone.
+
+    The options are those the file names, without those meant for use on other images. Raises NoInputError, DataError.
+    """
+    record = checkpoints.find(weights)
+    own = {name: value for name, value in record.config.items() if name not in recipe.inference}
+    config = {**own, **{name: recipe.config[name] for name in recipe.inference if name in recipe.config}}
+    method = build(recipe.model_copy(update={"config": config, "initial": None}))
+    checkpoints.load_into(method.network, record)
+    method.network.eval()
+    coarse = isinstance(recipe.coarse_steps, int) and recipe.coarse_steps >= recipe.steps
+    return method, coarse
+
+
+def untrained_method(name: str, options: dict[str, object]) -> Method:
+    """A method without weights. Raises UsageError, UnavailableError (its package is not there)."""
+    kind: Any = find(METHODS, name, kind="method").load()
+    method: Method = kind(kind.Config.model_validate(options))
+    return method
+
+
+def measure_pairs(
+    method: Method,
+    data: PackedSet,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    change: Change = lambda pair: pair,
+    coarse: bool = False,
+) -> Iterator[PairFigures]:
+    """One result per pair of rows (fixed, moving), each made when it is asked for.
+
+    ``change`` alters the pair before it is registered; the same pair always gets the same source of random choices.
+    ``coarse``: the method sees the images at twice the spacing. Raises DataError when a result is not finite.
+    """
+    for fixed, moving in pairs:
+        yield _measure(method, change(_pair(data, fixed, moving)), data.ids[fixed], data.ids[moving], coarse)
+
+
+def with_fewer_slices(keep: int) -> Change:
+    """The moving image known at ``keep`` slices from front to back alone, its labels whole."""
+    return lambda pair: replace(pair, moving=fewer_slices(pair.moving, _AP, keep=keep))
+
+
+def _pair(data: PackedSet, fixed: int, moving: int) -> Batch:
+    images, labels = (data.image(fixed), data.image(moving)), (data.label(fixed), data.label(moving))
+    generator = torch.Generator().manual_seed(fixed * len(data) + moving)
+    return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0, generator)
+
+
+@torch.inference_mode()
+def _measure(method: Method, pair: Batch, fixed_id: str, moving_id: str, coarse: bool) -> PairFigures:
+    assert pair.fixed_labels is not None
+    assert pair.fixed_mask is not None
+    fixed, moving = (halved_image(image) if coarse else image for image in (pair.fixed, pair.moving))
+    with flush_denormal():
+        begun = time.perf_counter()
+        found = method.predict(fixed, moving)
+        seconds = time.perf_counter() - begun
+    if coarse:
+        found = replace(found, level=found.level + 1)
+    u = found.at_level(0, tuple(pair.fixed.shape[2:])).float()
+    if not bool(torch.isfinite(u).all()):
+        raise DataError(f"{moving_id} to {fixed_id}: the method found no usable field")
+    before, affine, dice = (mean_dice(pair.fixed_labels, moved) for moved in _moved_labels(pair, found, u))
+    folded = field.jacobian_determinant(u)[:, None][pair.fixed_mask] <= 0
+    percent = 100 * float(folded.float().mean())
+    return PairFigures(fixed_id, moving_id, before, affine, dice, percent, seconds)
+
+
+def _moved_labels(pair: Batch, found: Prediction, u: Tensor) -> Iterator[Tensor]:
+    """The moving labels as they lie, through the affine alone, and through the whole map, on the fixed grid."""
+    assert pair.moving_labels is not None
+    index = field.identity(tuple(pair.fixed.shape[2:]))
+    for maps in (index, _whole(found, index), _whole(found, index + u)):
+        yield field.sample(pair.moving_labels, maps, mode="nearest", fill=0)
+
+
+def _whole(found: Prediction, index: Tensor) -> Tensor:
+    return index if found.affine is None else field.affine_index(found.affine, index)
