@@ -24,7 +24,7 @@ from neuroreg.benchmark_pairs import LabelledPair, common_ids
 from neuroreg.errors import InternalError, NeuroregError
 from neuroreg.io.files import output_lock, prepare_folder
 from neuroreg.io.images import read_labels
-from neuroreg.io.tables import read_csv, write_csv
+from neuroreg.io.tables import plain, read_csv, write_csv
 from neuroreg.io.transforms import read_transform
 from neuroreg.methods import METHODS
 from neuroreg.metrics.segmentation import mean_dice, region_scores
@@ -140,16 +140,11 @@ def read_rows(path: Path) -> list[Row]:
     for record in read_csv(path):
         values: dict[str, object] = {}
         for column in fields(Row):
-            text = _plain(record.get(column.name) or "")
+            text = plain(record.get(column.name) or "")
             figure = column.name in _FIGURES
             values[column.name] = (float(text) if text else None) if figure else text
         found.append(Row(**{**values, "threads": int(record["threads"])}))  # type: ignore[arg-type]
     return found
-
-
-def _plain(text: str) -> str:
-    """A cell without the apostrophe that ``write_csv`` puts before what a spreadsheet would run."""
-    return text[1:] if text.startswith("'") and text[1:2] in tuple("=+-@") else text
 
 
 def _measure(contender: Contender, pair: LabelledPair, config: BenchmarkConfig, ids: Sequence[int]) -> Row:

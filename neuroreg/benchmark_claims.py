@@ -7,7 +7,7 @@ is below .05, and does not hold when one of them has the other sign and such a p
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +46,7 @@ FIGURES = {
 }
 """Figure -> its name in the table"""
 
+TISSUE_FIGURES = frozenset(name for name in FIGURES if name.split("_")[0] in ("csf", "gm", "wm"))
 LEVEL = 0.05
 Verdict = Literal["holds", "does not hold", "not significant", "not measured"]
 
@@ -115,6 +116,11 @@ class Claims(BaseModel):
             if claim.figure not in FIGURES:
                 raise ValueError(unknown_name("figure", claim.figure, FIGURES))
         return self
+
+    def methods_judged_by(self, figures: Set[str]) -> frozenset[str]:
+        """The methods of all claims by one of these figures."""
+        asked = (claim for paper in self.papers for claim in paper.claims if claim.figure in figures)
+        return frozenset(name for claim in asked for name in claim.order)
 
 
 @dataclass(frozen=True)

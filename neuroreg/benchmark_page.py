@@ -1,105 +1,42 @@
-"""The page of a reproduction, from measured rows alone: every method, its costs, and each paper's claims with verdicts."""
+"""The page of a reproduction, from measured rows alone: every method, its costs, each paper's claims with verdicts."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from neuroreg.benchmark import ROWS_NAME, Row, read_rows
-from neuroreg.benchmark_claims import FIGURES, SETS, Claims, Finding, Measured, Paper, Table, judge
-from neuroreg.errors import DataError
-from neuroreg.io.tables import read_csv
+from neuroreg.benchmark_claims import FIGURES, LEVEL, SETS, Claims, Finding, Measured, Paper, Table, judge
+from neuroreg.benchmark_rows import COSTS, Measurements
 
-METHODS_NAME, IXI_NAME, OASIS_NAME = "methods.csv", "ixi.csv", "oasis"
-METHOD_COLUMNS = (
-    "name",
-    "method",
-    "weights",
-    "parameters",
-    "steps",
-    "budget",
-    "arguments",
-    "settings",
-    "note",
-)
-IXI_FIGURES = ("dice_before", "dice_affine", "dice", "folded_percent", "seconds")
-IXI_COLUMNS = ("name", "weights", "settings", "fixed", "moving", *IXI_FIGURES)
-_COSTS = ("wall_s", "cpu_s", "affine_s", "deformable_s", "peak_mb")
 _SMALLEST_P = 0.001
 _CAVEAT = (
-    "Ordered pairs of few people are not independent samples: read each p as a description of these pairs, not as proof "
-    "for others."
+    "Ordered pairs of few people are not independent samples: read each p as a description of these pairs, not as "
+    "proof for others."
 )
 
 
-@dataclass(frozen=True)
-class Measurements:
-    """What a folder of rows holds."""
-
-    methods: tuple[dict[str, str], ...]
-    """the rows of methods.csv"""
-    table: Table
-
-
-def read_measurements(folder: Path) -> Measurements:
-    """The methods of ``folder`` with their rows: of each only those made with the weights and options it has now.
-
-    Raises NoInputError when the folder holds none, DataError for rows that are not numbers.
-    """
-    methods = tuple(read_csv(folder / METHODS_NAME))
-    ixi = read_csv(folder / IXI_NAME) if (folder / IXI_NAME).is_file() else []
-    oasis = [row for row in read_rows(folder / OASIS_NAME / ROWS_NAME) if row.status == "ok"]
-    table: dict[tuple[str, str], Measured] = {}
-    for method in methods:
-        own = [row for row in ixi if all(row[key] == method[key] for key in ("name", "weights", "settings"))]
-        table["ixi", method["name"]] = {(row["fixed"], row["moving"]): _ixi_figures(row) for row in own}
-        runs = [row for row in oasis if _is_of(row, method)]
-        table["oasis", method["name"]] = {(row.fixed, row.moving): _oasis_figures(row) for row in runs}
-    return Measurements(methods, table)
-
-
-def _is_of(row: Row, method: Mapping[str, str]) -> bool:
-    names = (row.method, row.weights, row.arguments)
-    return names == (method["name"], method["weights"], method["arguments"])
-
-
-def _ixi_figures(row: Mapping[str, str]) -> dict[str, float]:
-    try:
-        return {name: float(row[name]) for name in IXI_FIGURES if row[name]}
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{IXI_NAME}: {error}", remedy="remove the file and measure again") from error
-
-
-def _oasis_figures(row: Row) -> dict[str, float]:
-    """Every figure of the row that exists; ``seconds`` are those of finding the map, affine included."""
-    names = [*FIGURES, *_COSTS]
-    found = {name: getattr(row, name) for name in names if getattr(row, name, None) is not None}
-    stages = [found[name] for name in ("affine_s", "deformable_s") if name in found]
-    return found | ({"seconds": sum(stages)} if stages else {})
-
-
-def to_page(measurements: Measurements, claims: Claims, *, machine: str, command: str) -> str:
-    """The whole page as Markdown. ``machine`` and ``command`` say where and how the rows were measured."""
+def to_page(measurements: Measurements, claims: Claims, *, command: str) -> str:
+    """The whole page as Markdown. ``command`` says how the rows were measured."""
     counts = {
         data: max((len(rows) for (where, _), rows in measurements.table.items() if where == data), default=0)
         for data in SETS
     }
-    head = [
-        "# Reproduction",
-        "",
-        f"Written by `{command}`; every number is from measured rows. IXI: {counts['ixi']} ordered pairs of the `test` split, "
-        "2 mm, all named regions of the fixed labels, brains stripped and aligned by their region centroids beforehand. "
-        f"OASIS: {counts['oasis']} ordered pairs of the `bench` split, 1 mm, zero-shot, 138 manual regions, files to files. "
-        "Labels are read once by nearest neighbour through the whole map. Folds: det J <= 0 inside the brain, percent. "
-        f"Machine: {machine}.",
-        "",
-        "Verdicts: a two-sided paired Wilcoxon test of each method against the next one of a claim, Holm-corrected over "
-        f"all comparisons of one paper on one data set, at .05. {_CAVEAT}",
-    ]
-    parts = ["\n".join(head), _overall(measurements), _costs(measurements)]
+    parts = [*_head(measurements, counts, command), _overall(measurements), _costs(measurements)]
     parts += [_paper(paper, measurements.table) for paper in claims.papers]
     parts += [_absent(measurements)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _head(measurements: Measurements, counts: Mapping[str, int], command: str) -> tuple[str, ...]:
+    machines = ", ".join(dict.fromkeys(filter(None, (m["machine"] for m in measurements.methods))))
+    return (
+        "# Reproduction",
+        f"Written by `{command}`; every number is from measured rows. IXI: {counts['ixi']} ordered pairs of the "
+        "`test` split, 2 mm, all regions of the fixed labels, brains stripped and aligned by their region centroids "
+        f"beforehand unless said otherwise. OASIS: {counts['oasis']} ordered pairs of the `bench` split, 1 mm, "
+        "zero-shot, 138 manual regions, files to files. Labels are read once by nearest neighbour through the whole "
+        f"map. Folds: det J <= 0 inside the brain, percent. Machine: {machines}.",
+        "Verdicts: a two-sided paired Wilcoxon test of each method against the next one of a claim, Holm-corrected "
+        f"over all comparisons of one paper on one data set, at {LEVEL:g}. {_CAVEAT}",
+    )
 
 
 def _overall(measurements: Measurements) -> str:
@@ -133,14 +70,14 @@ def _costs(measurements: Measurements) -> str:
         oasis, ixi = (measurements.table[data, method["name"]] for data in ("oasis", "ixi"))
         if oasis or ixi:
             cells = [f"`{method['name']}`", _thousands(method["parameters"])]
-            for name in _COSTS:
+            for name in COSTS:
                 middle = max if name == "peak_mb" else statistics.median
                 cells.append(
                     _of(middle, _values(oasis, name), lambda v: f"{v:,.1f}" if v < 100 else f"{v:,.0f}")
                 )
             body.append([*cells, _of(statistics.median, _values(ixi, "seconds"), lambda v: f"{v:.1f}")])
     note = (
-        "Medians; memory: the largest. OASIS: whole processes from files to files, each method's turn on a pair before the "
+        "Medians; memory: the largest. OASIS: whole processes from files to files, all methods on a pair before the "
         "next pair; IXI: the method alone at 2 mm. A machine that was busy makes seconds good for ratios at best."
     )
     return _section("Time, memory, parameters", [head, *body], note)

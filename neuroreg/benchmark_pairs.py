@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from neuroreg.errors import DataError
-from neuroreg.io.files import check_input
-from neuroreg.io.images import read_labels
+from neuroreg.io.files import check_input, prepare_folder
+from neuroreg.io.images import read_image, read_labels, write_image
 from neuroreg.io.tables import read_csv
+from neuroreg.preprocess.synthesis import fewer_slices
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,21 @@ def folder_pairs(folder: Path, split: str, *, tissues: bool = False) -> tuple[La
                 pair = replace(pair, tissues=(maps[0], maps[1]))
             pairs.append(pair)
     return tuple(pairs)
+
+
+def with_fewer_slices(pair: LabelledPair, folder: Path, *, keep: int) -> LabelledPair:
+    """The pair with a moving image known at ``keep`` slices from front to back alone, written to ``folder``.
+
+    It is interpolated linearly between them, on its own grid. A file that is there already is used as it is.
+    """
+    path = folder / f"{pair.moving_id}-{keep}-slices.nii.gz"
+    if not path.exists():
+        prepare_folder(folder)
+        image = read_image(pair.moving).volume
+        along_y = np.abs(np.reshape(image.geometry.direction, (3, 3))[1])
+        axis = 3 - int(along_y.argmax())  # of (C, Z, Y, X): the voxel axis nearest to front and back
+        write_image(image.with_data(fewer_slices(image.data, axis, keep=keep)), path)
+    return replace(pair, moving=path)
 
 
 def common_ids(pairs: Sequence[LabelledPair]) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from neuroreg.benchmark import BenchmarkConfig, Row, read_result, read_rows, run_benchmark
 from neuroreg.benchmark_contenders import Contender, parse_contender
 from neuroreg.benchmark_external import METHODS as EXTERNAL
-from neuroreg.benchmark_pairs import LabelledPair, common_ids, folder_pairs, manifest_pairs
+from neuroreg.benchmark_pairs import LabelledPair, common_ids, folder_pairs, manifest_pairs, with_fewer_slices
 from neuroreg.benchmark_summary import summarise, to_markdown
 from neuroreg.checkpoints import find
 from neuroreg.cli import run
@@ -279,6 +279,26 @@ def test_pairs_of_a_folder(tmp_path: Path) -> None:
     assert twice == {("5", "15"), ("15", "5"), ("6", "16"), ("16", "6")}
     with pytest.raises(DataError, match="0 scans"):
         folder_pairs(folder, "train")
+
+
+def test_a_moving_image_of_few_slices(pair: LabelledPair, tmp_path: Path) -> None:
+    """The voxel axis that runs from front to back is the one that loses slices, whatever its place."""
+    data = np.random.default_rng(0).uniform(1, 9, (16, 17, 25)).astype(np.float32)  # (z, y, x)
+    image = sitk.GetImageFromArray(data)
+    image.SetDirection(
+        (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    )  # voxel x runs to the front, y up, z left
+    sitk.WriteImage(image, str(tmp_path / "head.nii.gz"))
+    pair = replace(pair, moving=tmp_path / "head.nii.gz")
+    few = with_fewer_slices(pair, tmp_path / "images", keep=4)
+    assert (few.fixed, few.moving_id, few.moving_labels) == (pair.fixed, pair.moving_id, pair.moving_labels)
+    before, after = (read_image(path).volume for path in (pair.moving, few.moving))
+    assert after.geometry.same_grid(before.geometry)
+    assert torch.allclose(after.data[..., ::8], before.data[..., ::8])
+    middle = (before.data[..., 0] + before.data[..., 8]) / 2
+    assert torch.allclose(after.data[..., 4], middle)
+    written = few.moving.stat().st_mtime_ns
+    assert with_fewer_slices(pair, tmp_path / "images", keep=4).moving.stat().st_mtime_ns == written
 
 
 def test_manifests_are_checked(pair: LabelledPair, tmp_path: Path) -> None:

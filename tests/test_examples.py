@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,6 +101,34 @@ def test_what_is_left_to_train_is_listed_and_done(
     monkeypatch.undo()
     example("publish_weights.py", trained, "weights/toy.yaml", "runs/toy")
     assert "toy: nothing to do (published)" in example(*asked, "--dry-run")
+
+
+def test_a_reproduction_goes_on_where_it_was_and_its_page_needs_rows_alone(
+    trained: Path, example: Example
+) -> None:
+    shutil.copy(trained / "val.npz", trained / "runs" / "ixi2mm-test.npz")
+    contestants = {
+        "toy": {"recipe": "weights/toy.yaml", "pairs": 1},
+        "toy-few": {"recipe": "weights/toy.yaml", "slices": 4},
+        "nothing": {"recipe": "weights/none.yaml"},
+        "affine": {"method": "affine", "options": {"dof": 6}},
+    }
+    better = {"says": "Whole images are better", "paper": "yes", "order": ["toy", "toy-few"]}
+    contents = {"methods": contestants, "papers": [{"title": "Toy", "claims": [better]}]}
+    (trained / "claims.yaml").write_text(yaml.safe_dump(contents))
+    page = trained / "page.md"
+    asked = ["reproduce.py", trained, "data", "out", "--claims", "claims.yaml", "--page", str(page)]
+    told = example(*asked, "--pairs", "0", "--ixi-pairs", "2", "--threads", "1")
+    assert "nothing: left out: no such recipe" in told
+    assert sum(line.startswith("IXI ") for line in told.splitlines()) == 5
+    text = page.read_text()
+    assert "| 1 | Whole images are better | yes | IXI | 1 |" in text
+    assert "- `nothing`: no such recipe" in text
+    (trained / "runs" / "toy" / "best.safetensors").unlink()
+    page.unlink()
+    assert example(*asked, "--page-only") == f"{page}\n"
+    assert page.read_text() == text
+    assert "IXI 1 of" not in example(*asked, "--pairs", "0", "--ixi-pairs", "2", "--threads", "1")
 
 
 def test_the_affine_is_led_astray_by_neither_turns_nor_axis_orders(tmp_path: Path, example: Example) -> None:

@@ -48,3 +48,14 @@ def test_noise_is_rician() -> None:
     noisy = synthesis.add_rician_noise(bright, sd=0.3, generator=_generator())
     assert float(noisy.mean()) == pytest.approx(5.0 + 0.09 / 10, abs=0.004)
     assert float(noisy.std()) == pytest.approx(0.3, rel=0.02)
+
+
+def test_fewer_slices_are_interpolated_linearly_between_those_that_are_kept() -> None:
+    ramp = torch.arange(13.0)[None, :, None].expand(2, 13, 5)
+    assert torch.allclose(synthesis.fewer_slices(ramp, 1, keep=4), ramp)  # slices 0, 4, 8 and 12
+    square = ramp**2
+    thick = synthesis.fewer_slices(square, -2, keep=4)
+    assert torch.equal(thick[:, ::4], square[:, ::4])
+    assert thick[0, 5, 0] == pytest.approx(16 + (64 - 16) / 4)
+    assert torch.equal(synthesis.fewer_slices(square, 1, keep=99), square)
+    assert synthesis.fewer_slices((square > 20).to(torch.uint8), 1, keep=3).dtype == torch.float32

@@ -98,6 +98,11 @@ def read_label_names(path: Path | str) -> dict[int, str]:
     return found
 
 
+def plain(text: str) -> str:
+    """A cell without the apostrophe that ``write_csv`` puts before what a spreadsheet would run."""
+    return text[1:] if text.startswith("'") and text[1:2] in _FORMULA_STARTS else text
+
+
 def _cell(value: Cell) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

@@ -47,13 +47,14 @@ def trained_method(recipe: Recipe, weights: Path) -> tuple[Method, bool]:
     The options are those the file names, without those meant for use on other images. Raises NoInputError, DataError.
     """
     record = checkpoints.find(weights)
+    recipe = recipe.as_trained(checkpoints.read_metadata(weights))
     own = {name: value for name, value in record.config.items() if name not in recipe.inference}
     config = {**own, **{name: recipe.config[name] for name in recipe.inference if name in recipe.config}}
     method = build(recipe.model_copy(update={"config": config, "initial": None}))
     checkpoints.load_into(method.network, record)
     method.network.eval()
-    coarse = isinstance(recipe.coarse_steps, int) and recipe.coarse_steps >= recipe.steps
-    return method, coarse
+    lengths = [stage.steps for stage in method.stages(recipe.steps, recipe.learning_rate)]
+    return method, recipe.coarse_by_stage(lengths)[-1] >= lengths[-1]
 
 
 def untrained_method(name: str, options: dict[str, object]) -> Method:
@@ -68,7 +69,7 @@ def measure_pairs(
     data: PackedSet,
     pairs: Sequence[tuple[int, int]],
     *,
-    change: Change = lambda pair: pair,
+    change: Change | None = None,
     coarse: bool = False,
 ) -> Iterator[PairFigures]:
     """One result per pair of rows (fixed, moving), each made when it is asked for.
@@ -77,7 +78,9 @@ def measure_pairs(
     ``coarse``: the method sees the images at twice the spacing. Raises DataError when a result is not finite.
     """
     for fixed, moving in pairs:
-        yield _measure(method, change(_pair(data, fixed, moving)), data.ids[fixed], data.ids[moving], coarse)
+        pair = _pair(data, fixed, moving)
+        pair = pair if change is None else change(pair)
+        yield _measure(method, pair, data.ids[fixed], data.ids[moving], coarse)
 
 
 def with_fewer_slices(keep: int) -> Change:

@@ -27,12 +27,12 @@ def publish(recipe_path: Path, run: Path, weights: Path, numbers: dict[str, obje
     best, log = run / "best.safetensors", run / "log.csv"
     if not best.is_file() or not log.is_file():
         raise NoInputError("no trained weights in this folder", file=run, remedy="run neuroreg train first")
-    recipe, metadata = load_recipe(recipe_path), read_metadata(best)
-    recipe = _as_trained(recipe, metadata)
+    metadata = read_metadata(best)
+    recipe = load_recipe(recipe_path).as_trained(metadata)
     target = weights / f"{recipe.name}.safetensors"
 
     def copy(path: Path) -> None:
-        save_file(load_file(best), path, metadata=weights_metadata(recipe))
+        save_file(load_file(best), path, metadata={**metadata, **weights_metadata(recipe)})
         path.chmod(0o644)  # safetensors makes it readable by its owner alone
 
     atomic_write(target, copy, overwrite=True)
@@ -61,12 +61,6 @@ def put_record(manifest: Path, record: dict[str, object]) -> None:
         path.write_text(text, encoding="utf-8")
 
     atomic_write(manifest, write, overwrite=True)
-
-
-def _as_trained(recipe: Recipe, metadata: dict[str, str]) -> Recipe:
-    """The recipe with the options of the device that trained: known by the steps that the run was given."""
-    kinds = [recipe.on(device) for device in ("cpu", "cuda")]
-    return next((kind for kind in kinds if str(kind.steps) == metadata.get("budget")), kinds[0])
 
 
 def _budget(recipe: Recipe, run: Path) -> int:

@@ -1,7 +1,7 @@
 """A training recipe: everything that, with the data, decides a weight file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Literal
@@ -114,6 +114,11 @@ class Recipe(BaseModel):
             changes |= self.gpu.model_dump(exclude_none=True)
             changes["config"] = {**self.config, **self.gpu.config}
         return self.model_copy(update=changes)
+
+    def as_trained(self, metadata: Mapping[str, str]) -> "Recipe":
+        """The recipe as the device ran it that made the weights of this metadata: known by the steps of the run."""
+        kinds = [self.on(device) for device in ("cpu", "cuda")]
+        return next((kind for kind in kinds if str(kind.steps) == metadata.get("budget")), kinds[0])
 
     def coarse_by_stage(self, steps: Sequence[int]) -> list[int]:
         """How many first steps of each stage are coarse. ``steps``: the length of every stage. Raises DataError."""
