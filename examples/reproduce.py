@@ -36,12 +36,12 @@ from neuroreg.methods.base import Method
 from neuroreg.pipeline.evaluate import parse_ids
 from neuroreg.training import measure
 from neuroreg.training.data import load_pack
-from neuroreg.training.prepare import pack
+from neuroreg.training.prepare import pack, pack_heads
 from neuroreg.training.recipe import Recipe, load_recipe
 from neuroreg.training.validation import validation_pairs
 
 HERE = Path(__file__).resolve().parent
-PACK = Path("runs/ixi2mm-test.npz")
+PACK, HEADS = Path("runs/ixi2mm-test.npz"), Path("runs/ixi2mm-heads-test.npz")
 
 
 @dataclass
@@ -109,6 +109,7 @@ def noted(entry: Entry) -> Iterator[None]:
 def measure_ixi(entries: list[Entry], count: int, rows: IxiRows) -> None:
     """Every method on a pair before the next pair."""
     data, ready = load_pack(PACK), dict[str, tuple[Method, bool]]()
+    heads = load_pack(HEADS) if any(entry.asked.raw for entry in entries) else data
     for entry in entries:
         rows.forget_older(entry.row)
     for number, (fixed, moving) in enumerate(validation_pairs(len(data), count)):
@@ -119,7 +120,10 @@ def measure_ixi(entries: list[Entry], count: int, rows: IxiRows) -> None:
             with noted(entry):
                 method, coarse = ready[entry.name] = ready.get(entry.name) or entry.load()
                 change = measure.with_fewer_slices(entry.asked.slices) if entry.asked.slices else None
-                found = measure.measure_pairs(method, data, [(fixed, moving)], change=change, coarse=coarse)
+                subjects, lie = (heads, measure.raw_pair) if entry.asked.raw else (data, measure.packed_pair)
+                found = measure.measure_pairs(
+                    method, subjects, [(fixed, moving)], lie=lie, change=change, coarse=coarse
+                )
                 figures = asdict(next(found))
                 rows.add(entry.row, pair, figures)
                 say(
@@ -159,10 +163,12 @@ def measure_all(claims: Claims, given: argparse.Namespace) -> None:
     known = method_names(given.out)
     write_methods(given.out, [e.row for e in entries] + [row for row in absent if row["name"] not in known])
     if given.ixi_pairs:
-        if not PACK.is_file():
-            names = given.data / "labels" / "dlmuse.csv"
-            pack(given.data / "ixi", "test", PACK, names=names, progress=lambda done, of: None)
         chosen = [entry for entry in entries if "ixi" in entry.asked.sets]
+        wanted = [(pack, PACK)] + [(pack_heads, HEADS)] * any(entry.asked.raw for entry in chosen)
+        for make, path in wanted:
+            if not path.is_file():
+                names = given.data / "labels" / "dlmuse.csv"
+                make(given.data / "ixi", "test", path, names=names, progress=lambda done, of: None)
         measure_ixi(chosen, given.ixi_pairs, IxiRows(given.out))
     pairs = (
         folder_pairs(given.data / "oasis", "bench", tissues=True)[: given.pairs] if given.pairs != 0 else ()

@@ -88,6 +88,36 @@ def test_fewer_slices_change_the_moving_image_alone() -> None:
     assert not torch.equal(seen[3], seen[1])
 
 
+def test_raw_pairs_are_cut_out_about_their_brains() -> None:
+    data = toy_set()
+    pair = measure.raw_pair(data, 0, 1)
+    assert pair.fixed.shape == pair.fixed_labels.shape == (1, 1, 96, 112, 96)
+    for image, labels, row in ((pair.fixed, pair.fixed_labels, 0), (pair.moving, pair.moving_labels, 1)):
+        inside = (labels[0, 0] > 0).nonzero().double().mean(0)
+        assert torch.allclose(inside, torch.tensor([48.0, 56.0, 48.0]).double(), atol=0.5)
+        assert torch.equal(
+            torch.bincount(labels.flatten()),
+            torch.bincount(data.label(row).flatten())
+            + torch.tensor([labels.numel() - data.label(row).numel(), 0, 0, 0, 0, 0]),
+        )
+        assert not image[labels == 0].any()
+        values = image[labels > 0].sort().values
+        assert values[round(0.99 * len(values)) - 1] == 1.0
+    (found,) = measure.measure_pairs(ToyMethod(), data, [(0, 1)], lie=measure.raw_pair)
+    assert found.dice == found.dice_before == mean_dice(pair.fixed_labels, pair.moving_labels)
+
+
+def test_an_affine_of_coarse_images_is_one_of_fine_ones() -> None:
+    class Two(Shifting):
+        """Two coarse voxels."""
+
+    data = toy_set()
+    (coarse,) = measure.measure_pairs(Two(), data, [(0, 1)], coarse=True)
+    index = field.identity(tuple(data.label(0).shape[2:])) + torch.tensor([0, 0, 4.0]).reshape(1, 3, 1, 1, 1)
+    moved = field.sample(data.label(1), index, mode="nearest", fill=0)
+    assert coarse.dice_affine == mean_dice(data.label(0), moved)
+
+
 def test_weights_are_measured_as_they_were_trained(tmp_path: Path) -> None:
     asked = recipe(inference={"spacing_mm": 1.0}, coarse_steps=6, gpu={"steps": 9, "config": {"width": 16}})
     trained = asked.on("cuda")

@@ -8,19 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from neuroreg import checkpoints, field
 from neuroreg.errors import DataError
 from neuroreg.losses.labels import mean_dice
 from neuroreg.methods import METHODS
 from neuroreg.methods.base import Batch, Method, Prediction, flush_denormal
+from neuroreg.preprocess.intensity import scale
 from neuroreg.preprocess.synthesis import fewer_slices
 from neuroreg.registry import find
 from neuroreg.training.data import PackedSet, halved_image
 from neuroreg.training.recipe import Recipe
 from neuroreg.training.run import build
+from neuroreg.training.validation import finer
 
 Change = Callable[[Batch], Batch]
+Lie = Callable[[PackedSet, int, int], Batch]
+_RAW_SHAPE = (96, 112, 96)  # holds any brain at 2 mm, every side a multiple of 16
 _AP = 3  # the front-to-back axis of a packed image (1, 1, D, H, W)
 
 
@@ -69,16 +74,17 @@ def measure_pairs(
     data: PackedSet,
     pairs: Sequence[tuple[int, int]],
     *,
+    lie: Lie | None = None,
     change: Change | None = None,
     coarse: bool = False,
 ) -> Iterator[PairFigures]:
     """One result per pair of rows (fixed, moving), each made when it is asked for.
 
-    ``change`` alters the pair before it is registered; the same pair always gets the same source of random choices.
+    ``lie`` says how the two lie to one another (default: as packed), ``change`` alters the pair beforehand.
     ``coarse``: the method sees the images at twice the spacing. Raises DataError when a result is not finite.
     """
     for fixed, moving in pairs:
-        pair = _pair(data, fixed, moving)
+        pair = (lie or packed_pair)(data, fixed, moving)
         pair = pair if change is None else change(pair)
         yield _measure(method, pair, data.ids[fixed], data.ids[moving], coarse)
 
@@ -88,10 +94,36 @@ def with_fewer_slices(keep: int) -> Change:
     return lambda pair: replace(pair, moving=fewer_slices(pair.moving, _AP, keep=keep))
 
 
-def _pair(data: PackedSet, fixed: int, moving: int) -> Batch:
+def packed_pair(data: PackedSet, fixed: int, moving: int) -> Batch:
+    """Two subjects as they lie in the pack."""
     images, labels = (data.image(fixed), data.image(moving)), (data.label(fixed), data.label(moving))
-    generator = torch.Generator().manual_seed(fixed * len(data) + moving)
-    return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0, generator)
+    return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0)
+
+
+def raw_pair(heads: PackedSet, fixed: int, moving: int) -> Batch:
+    """Two subjects of a pack of whole heads in the poses they were scanned in: stripped, the brains' centres together.
+
+    No voxel is interpolated: each brain is cut out about its centre of mass.
+    """
+    cut = [_brain(heads.image(row), heads.label(row)) for row in (fixed, moving)]
+    (fixed_image, fixed_labels), (moving_image, moving_labels) = cut
+    return Batch(fixed_image, moving_image, fixed_labels, moving_labels, fixed_labels > 0)
+
+
+def _brain(image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The brain (labels above 0) and its labels on a grid of ``_RAW_SHAPE``, centre of mass in the middle."""
+    brain = labels > 0
+    centre = brain[0, 0].nonzero().double().mean(0).round().long().tolist()
+    pads, cuts = [], []
+    for size, side, middle in zip(image.shape[2:], _RAW_SHAPE, centre, strict=True):
+        first = middle - side // 2
+        before, after = max(0, -first), max(0, first + side - size)
+        pads.append((before, after))
+        cuts.append(slice(first + before, first + before + side))
+    flat = [n for pair in reversed(pads) for n in pair]
+    where = (slice(None), slice(None), *cuts)
+    stripped, labels = (pad(x, flat)[where] for x in (scale(image * brain), labels))
+    return stripped, labels
 
 
 @torch.inference_mode()
@@ -104,7 +136,7 @@ def _measure(method: Method, pair: Batch, fixed_id: str, moving_id: str, coarse:
         found = method.predict(fixed, moving)
         seconds = time.perf_counter() - begun
     if coarse:
-        found = replace(found, level=found.level + 1)
+        found = finer(found)
     u = found.at_level(0, tuple(pair.fixed.shape[2:])).float()
     if not bool(torch.isfinite(u).all()):
         raise DataError(f"{moving_id} to {fixed_id}: the method found no usable field")

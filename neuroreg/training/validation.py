@@ -43,7 +43,7 @@ def validate(
     for fixed_row, moving_row in validation_pairs(len(data), pairs):
         fixed, moving = data.image(fixed_row).to(device), data.image(moving_row).to(device)
         images = (halved_image(fixed), halved_image(moving)) if coarse else (fixed, moving)
-        prediction = _finer(predict(*images)) if coarse else predict(*images)
+        prediction = finer(predict(*images)) if coarse else predict(*images)
         u = prediction.at_level(0, tuple(fixed.shape[2:]))
         label = data.label(moving_row).to(device)
         moved = field.warp(label, u, affine=prediction.affine, mode="nearest")
@@ -53,7 +53,7 @@ def validate(
     return sum(scores) / len(scores), sum(folds) / len(folds)
 
 
-def _finer(prediction: Prediction) -> Prediction:
+def finer(prediction: Prediction) -> Prediction:
     """The same map of a grid whose level 0 is finer by one level."""
     affine = prediction.affine
     if affine is not None:
