@@ -285,9 +285,9 @@ def test_a_moving_image_of_few_slices(pair: LabelledPair, tmp_path: Path) -> Non
     """The voxel axis that runs from front to back is the one that loses slices, whatever its place."""
     data = np.random.default_rng(0).uniform(1, 9, (16, 17, 25)).astype(np.float32)  # (z, y, x)
     image = sitk.GetImageFromArray(data)
-    image.SetDirection(
-        (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    )  # voxel x runs to the front, y up, z left
+    image.SetSpacing((4.0, 4.0, 4.0))
+    # voxel x runs to the front, y up, z left
+    image.SetDirection((0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     sitk.WriteImage(image, str(tmp_path / "head.nii.gz"))
     pair = replace(pair, moving=tmp_path / "head.nii.gz")
     few = with_fewer_slices(pair, tmp_path / "images", keep=4)
