@@ -10,6 +10,8 @@ def command(
     fixed_option: options.FixedOption = None,
     moving_option: options.MovingOption = None,
     output: options.Output = None,
+    method: options.AffineMethod = None,
+    weights: options.Weights = None,
     dof: options.Dof = None,
     set_: options.Set = None,
     fixed_labels: options.FixedLabels = None,
@@ -36,6 +38,11 @@ def command(
 ) -> None:
     """Align MOVING to FIXED by an affine map: the moved image, affine.mat and run.json in one folder."""
     given = locals()
-    degrees = given.pop("dof")
+    degrees, found_by = given.pop("dof"), given.pop("method")
     words = [*(given.pop("set_") or ()), *([] if degrees is None else [f"dof={degrees}"])]
-    run("affine", {**given, "set_": words}, defaults={"outputs": "image,affine"}, method="affine")
+    run(
+        "affine",
+        {**given, "set_": words, "affine": found_by},
+        defaults={"outputs": "image,affine"},
+        method="affine",
+    )

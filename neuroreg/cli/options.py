@@ -47,6 +47,12 @@ Config = Annotated[
 ]
 
 Method = Annotated[str | None, typer.Option(help="See neuroreg methods (default: neuroreg).")]
+AffineMethod = Annotated[
+    Literal["affine", "jointaffine"] | None,
+    typer.Option(
+        "--method", help="affine: many starts, then optimised (default); jointaffine: one network pass."
+    ),
+]
 Weights = Annotated[
     str | None, typer.Option(metavar="NAME|FILE", help="See neuroreg models list (default: the method's).")
 ]
@@ -55,7 +61,8 @@ AffinePart = Annotated[
     typer.Option(
         "--affine",
         metavar="NAME|FILE|none",
-        help="How the affine part is found (default: affine), or a file that holds it; method affine starts from it.",
+        help="How the affine part is found: affine (default) or jointaffine (its default), or a file that holds it; "
+        "method affine starts from it.",
     ),
 ]
 Refine = Annotated[

@@ -123,7 +123,8 @@ class Network(nn.Module):
         """What an encoder reads of two images (B, 1, D, H, W)."""
         images = [fixed, moving]
         if self.normalised_input:
-            images += [local_normalise(fixed), local_normalise(moving)]
+            normal = local_normalise(fixed)
+            images += [normal, normal if moving is fixed else local_normalise(moving)]
         return torch.cat(images, dim=1)
 
     def field(self, fixed: Tensor, moved: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Points that a network finds in an image, and the affine that brings two sets of them together. Voxels (d, h, w)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,10 +18,16 @@ class Sighting:
     step: int
     """voxels of the image between neighbours of the heat maps"""
 
-    @property
+    @cached_property
+    def log_share(self) -> Tensor:
+        """(1, K, d h w) float32: of each region's mass, the logarithm of the share in each voxel."""
+        return self.logits.float().flatten(2).log_softmax(2)
+
+    @cached_property
     def centres(self) -> Tensor:
         """(1, K, 3) float32."""
-        return soft_centres(self.logits, step=self.step) + self.corner
+        share = self.log_share.exp().reshape(self.logits.shape)
+        return self.step * centres_of_mass(share) + self.corner
 
     def surprise(self, labels: Tensor, ids: Tensor) -> Tensor:
         """Cross entropy of the heat maps and the regions ``ids`` (K,) of labels (1, 1, D, H, W), mean over regions.
@@ -35,24 +42,18 @@ class Sighting:
         shape = torch.tensor(self.logits.shape[2:], device=labels.device)
         cell = ((places - self.corner) / self.step).round().long().clamp_min(0).minimum(shape - 1)
         flat = (cell[:, 0] * shape[1] + cell[:, 1]) * shape[2] + cell[:, 2]
-        log_share = self.logits[0].float().flatten(1).log_softmax(1)
         count = torch.bincount(region, minlength=len(ids)).clamp_min(1)
-        return -(log_share[region, flat] / count[region]).sum() / len(ids)
+        return -(self.log_share[0][region, flat] / count[region]).sum() / len(ids)
 
 
-def soft_centres(logits: Tensor, *, step: int = 1) -> Tensor:
-    """Centre of mass (B, K, 3) of the softmax over space of logits (B, K, D, H, W); float32.
-
-    ``step``: voxels of the frame of the answer between neighbours of the map.
-    """
-    share = logits.float().flatten(2).softmax(2).reshape(logits.shape)
+def centres_of_mass(share: Tensor) -> Tensor:
+    """Where maps (B, K, D, H, W) that sum to 1 over space have their centres: (B, K, 3) voxels, float32."""
     centres = []
-    for axis in range(3):
-        others = tuple(a for a in (2, 3, 4) if a != axis + 2)
-        along = share.sum(others)
+    lines = share.sum(4), share.sum(2)  # (B, K, D, H) and (B, K, H, W)
+    for along in (lines[0].sum(3), lines[0].sum(2), lines[1].sum(2)):
         # no matrix product: autocast would make it one of half precision
         centres.append((along * torch.arange(along.shape[2], device=along.device)).sum(2))
-    return step * torch.stack(centres, dim=2)
+    return torch.stack(centres, dim=2)
 
 
 def fit_affine(

@@ -17,7 +17,7 @@ from neuroreg.methods.base import Method, Prediction
 from neuroreg.methods.gaussnewton import Weights
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.config import AFFINES, REFINE_PRESETS, RegisterConfig
-from neuroreg.pipeline.engine import Engine
+from neuroreg.pipeline.engine import AffinePart, Engine
 from neuroreg.pipeline.inputs import Inputs
 from neuroreg.pipeline.record import Clock
 from neuroreg.preprocess.conform import (
@@ -100,7 +100,7 @@ def _align_on(
         fine = coarse if same else pair(spacing_mm=method.spacing_mm, divisor=method.divisor)
     resources.preflight(fine.fixed.numel() * _BYTES_PER_NETWORK_VOXEL, what="the registration")
     with clock(engine.name):
-        prediction = _predict(method, fine, affine, device)
+        prediction = _run(method, fine, _start(fine, affine, device), device)
     if config.refine is not None:
         with clock("refine"):
             same = method.spacing_mm == REFINE_MM and method.divisor % _DIVISOR == 0
@@ -115,7 +115,7 @@ def _align_on(
 def find_affine(config: RegisterConfig, engine: Engine, coarse: Conformed, device: torch.device) -> Affine:
     """The affine part, LPS mm, fixed to moving: computed, read from a file, or the identity.
 
-    Method ``affine`` starts from the file; the others take it as it is.
+    Method ``affine`` starts from the file; the others take it as it is. A network that aligns needs no start.
     """
     if config.affine == "none":
         return Affine(torch.eye(4, dtype=torch.float64))
@@ -165,13 +165,6 @@ def check_overlap(coarse: Conformed, affine: Affine) -> tuple[str, ...]:
     return ()
 
 
-def _predict(method: Method, pair: Conformed, affine: Affine, device: torch.device) -> Prediction:
-    network = getattr(method, "network", None)
-    if isinstance(network, nn.Module):
-        network.to(device)
-    return _run(method, pair, _start(pair, affine, device), device)
-
-
 def _start(pair: Conformed, affine: Affine, device: torch.device) -> Prediction:
     """The affine and no displacement yet."""
     matrix = affine_to_voxels(affine, pair.fixed_grid, pair.moving_grid).to(device, torch.float32)
@@ -179,8 +172,13 @@ def _start(pair: Conformed, affine: Affine, device: torch.device) -> Prediction:
     return Prediction(zero, affine=matrix, level=1)
 
 
-def _run(method: Method, pair: Conformed, start: Prediction | None, device: torch.device) -> Prediction:
+def _run(
+    method: Method | AffinePart, pair: Conformed, start: Prediction | None, device: torch.device
+) -> Prediction:
     """The method on the pair, with the masks as it can take them: as masks, as weights, or blanked out."""
+    network = getattr(method, "network", None)
+    if isinstance(network, nn.Module):
+        network.to(device)
     takes = inspect.signature(method.predict).parameters
     given: dict[str, object] = {}
     if pair.fixed_counts is not None or pair.moving_counts is not None:

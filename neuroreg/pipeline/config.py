@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from neuroreg.errors import DataError, NoInputError, UsageError
@@ -16,7 +16,11 @@ from neuroreg.validation import sentence
 OUTPUTS = ("image", "field", "transform", "inverse", "affine", "jacobian", "report")
 """Everything ``--outputs`` can name, in the order of writing; ``standard`` is all of them."""
 
-AFFINES: Mapping[str, str] = {"affine": "found by the method of that name", "none": "the images' own frames"}
+AFFINES: Mapping[str, str] = {
+    "affine": "found by the method of that name",
+    "jointaffine": "found by the affine part of the method of that name",
+    "none": "the images' own frames",
+}
 """What ``--affine`` accepts beside a file."""
 
 REFINE_PRESETS = ("fast", "mid", "std", "best")
@@ -40,7 +44,8 @@ class RegisterConfig(BaseModel):
     weights: str | None = None
     """name in the manifest or a .safetensors file; None: the method's default"""
     affine: str = "affine"
-    """"affine", "none", or a transform file; method affine starts from the file, the others take it as it is"""
+    """a name in AFFINES or a transform file; method affine starts from the file, the others take it as it is; left out:
+    what a method in AFFINES brings, for the others "affine" """
     refine: str | None = None
     """preset name or number of iterations"""
     options: dict[str, object] = Field(default_factory=dict)
@@ -65,6 +70,13 @@ class RegisterConfig(BaseModel):
     xform: Literal["auto", "sform", "qform"] = "auto"
     max_voxels: int = Field(768**3, ge=1)
     provenance: Literal["base", "full"] = "base"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_affine(cls, given: object) -> object:
+        if not isinstance(given, Mapping) or given.get("affine") is not None:
+            return given
+        return {**given, "affine": given["method"] if given.get("method") in AFFINES else "affine"}
 
     @field_validator("outputs", mode="before")
     @classmethod
@@ -208,19 +220,22 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
             ]
         else:
             settings[name] = found
+    method, named = str(settings.get("method")), settings.get("weights")
+    affine = str(settings.get("affine"))
     if not given & {"method", "weights"}:
-        _check_weights(run.get("weights"), settings, file)
+        _check_weights(run.get("weights"), affine if method == "affine" else method, named, file)
+    if not given & {"method", "affine"}:
+        _check_weights(run.get("affine_weights"), affine, None, file)
     return settings
 
 
-def _check_weights(recorded: object, settings: Mapping[str, object], file: Path) -> None:
+def _check_weights(recorded: object, method: str, named: object, file: Path) -> None:
     """Raises DataError when the weights this run would use are not those of the recorded run."""
     if not isinstance(recorded, Mapping):
         return
     from neuroreg import checkpoints
 
-    named = settings.get("weights")
-    weights = checkpoints.find(str(named)) if named else checkpoints.default_for(str(settings.get("method")))
+    weights = checkpoints.find(str(named)) if named else checkpoints.default_for(method)
     if weights.sha256 != recorded.get("sha256"):
         raise DataError(
             f"the weights {weights.name!r} are not those of the recorded run (sha256 differs)",

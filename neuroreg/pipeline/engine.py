@@ -5,31 +5,72 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from torch import Tensor, nn
 
 from neuroreg import checkpoints
 from neuroreg.errors import UsageError
 from neuroreg.methods import METHODS, gaussnewton
-from neuroreg.methods.base import Method
+from neuroreg.methods.base import Method, Prediction
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.registry import find, unknown_name
 from neuroreg.validation import sentence
 
 
 @dataclass(frozen=True)
+class AffinePart:
+    """The affine part of a method that aligns by itself, as a method of its own."""
+
+    whole: Any
+
+    @property
+    def config(self) -> BaseModel:
+        """The method's options."""
+        options: BaseModel = self.whole.config
+        return options
+
+    @property
+    def spacing_mm(self) -> float:
+        """As the method's."""
+        return float(self.whole.spacing_mm)
+
+    @property
+    def divisor(self) -> int:
+        """As the method's."""
+        return int(self.whole.divisor)
+
+    @property
+    def network(self) -> nn.Module:
+        """The method's network."""
+        found: nn.Module = self.whole.network
+        return found
+
+    def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
+        """fixed (B, 1, D, H, W), moving (B, 1, d, h, w) -> an affine; it needs no start and ignores one."""
+        found: Prediction = self.whole.predict_affine(fixed, moving)
+        return found
+
+
+@dataclass(frozen=True)
 class Engine:
-    """A method ready to run, the weights in it, and the method that finds the affine part."""
+    """A method ready to run, the weights in it, and what finds the affine part."""
 
     name: str
-    method: Method
-    affine: Method
+    method: Method | AffinePart
+    """with the name "affine" that which finds it"""
+    affine: Method | AffinePart
+    referee: Method
+    """method ``affine``: looks for a mirrored head"""
     weights: checkpoints.WeightRecord | None = None
+    affine_weights: checkpoints.WeightRecord | None = None
+    """those of ``affine`` where it is not the method's own part"""
 
     def options(self, config: RegisterConfig) -> dict[str, dict[str, object]]:
         """Every option of each stage of this run (affine, method, refine), defaults included, as plain JSON values."""
         stages = {}
-        if config.affine == "affine" or self.name == "affine":
-            stages["affine"] = _dump(self.affine)
-        stages[self.name] = _dump(self.method)
+        if config.affine in METHODS or self.name == "affine":
+            stages[config.affine if config.affine in METHODS else "affine"] = _dump(self.affine)
+        if self.name != "affine":
+            stages[self.name] = _dump(self.method)
         if config.refine is not None and self.name != "affine":
             from neuroreg import refine  # the engine, only when it is asked for
 
@@ -56,24 +97,44 @@ def load_engine(config: RegisterConfig) -> Engine:
             "method 'affine' without an affine does nothing",
             remedy="leave out --affine none, or choose a deformable --method",
         )
-    kind = _class_of(config.method)
-    aligner = _class_of("affine")
-    default_affine: Method = aligner(aligner.Config())
+    classical = _class_of("affine")
+    referee: Method = classical(classical.Config())
+    finder = config.affine if config.affine in METHODS else "affine"
+    if config.method == "affine":
+        found, weights = _ready(finder, config)
+        aligner = _affine_part(found)
+        return Engine("affine", aligner, aligner, referee, weights)
+    method, weights = _ready(config.method, config)
+    if finder == config.method:
+        return Engine(config.method, method, _affine_part(method), referee, weights)
+    if finder == "affine":
+        return Engine(config.method, method, referee, referee, weights)
+    plain = config.model_copy(update={"method": finder, "weights": None, "options": {}, "refine": None})
+    found, affine_weights = _ready(finder, plain)
+    return Engine(config.method, method, _affine_part(found), referee, weights, affine_weights)
+
+
+def _affine_part(method: Any) -> Method | AffinePart:
+    return AffinePart(method) if hasattr(method, "predict_affine") else method
+
+
+def _ready(name: str, config: RegisterConfig) -> tuple[Method, checkpoints.WeightRecord | None]:
+    """The method of that name with the options and the weights of the configuration, or its default ones."""
+    kind = _class_of(name)
     if not hasattr(kind, "losses"):
         if config.weights is not None:
-            raise UsageError(f"method {config.method!r} has no weights", remedy="leave out --weights")
-        method: Method = kind(method_config(kind, config))
-        return Engine(config.method, method, method if config.method == "affine" else default_affine)
-    weights = checkpoints.find(config.weights) if config.weights else checkpoints.default_for(config.method)
-    if weights.method != config.method:
+            raise UsageError(f"method {name!r} has no weights", remedy="leave out --weights")
+        return kind(method_config(kind, config)), None
+    weights = checkpoints.find(config.weights) if config.weights else checkpoints.default_for(name)
+    if weights.method != name:
         raise UsageError(
-            f"the weights {weights.name!r} are for method {weights.method!r}, not {config.method!r}",
+            f"the weights {weights.name!r} are for method {weights.method!r}, not {name!r}",
             remedy="name the weights and the method that belong together",
         )
     method = kind(method_config(kind, config, below=_options_of(kind, weights, config)))
-    checkpoints.load_into(method.network, weights)  # type: ignore[attr-defined]
-    method.network.eval()  # type: ignore[attr-defined]
-    return Engine(config.method, method, default_affine, weights)
+    checkpoints.load_into(method.network, weights)
+    method.network.eval()
+    return method, weights
 
 
 def _options_of(kind: Any, weights: checkpoints.WeightRecord, config: RegisterConfig) -> dict[str, object]:

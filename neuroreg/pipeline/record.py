@@ -60,6 +60,8 @@ class RunRecord(BaseModel):
     inputs: dict[str, dict[str, object]]
     """role -> name, sha256 (and path with --provenance full)"""
     weights: dict[str, object] | None
+    affine_weights: dict[str, object] | None = None
+    """of a network that found the affine before another method"""
     seconds: dict[str, float]
     figures: dict[str, float | None]
     quality: Quality

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from neuroreg.checkpoints import WeightRecord
 from neuroreg.device import choose_device
 from neuroreg.errors import NeuroregError
 from neuroreg.io import files
@@ -168,7 +169,7 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
         findings = judge(
             alignment,
             maps.inverse if "inverse" in names else None,
-            run.engine.affine,
+            run.engine.referee,
             # An affine of whole heads is a good one; the figures of a deformation are meant for brains.
             doubts=() if run.engine.name == "affine" else run.inputs.more_than_brain,
         )
@@ -231,9 +232,6 @@ def _provenance(run: _Run, alignment: Alignment) -> dict[str, Any]:
         role: describe_file(path, run.inputs.digest(role, path), full=run.full)
         for role, path in given_paths(config).items()
     }
-    weights = None
-    if engine.weights is not None:
-        weights = {"name": engine.weights.name, "sha256": engine.weights.sha256}
     return {
         "command": run.command,
         "argv": scrubbed_argv(full=run.full),
@@ -244,8 +242,13 @@ def _provenance(run: _Run, alignment: Alignment) -> dict[str, Any]:
         "seed": config.seed,
         "deterministic": config.deterministic,
         "inputs": described,
-        "weights": weights,
+        "weights": _identity(engine.weights),
+        "affine_weights": _identity(engine.affine_weights),
     }
+
+
+def _identity(weights: WeightRecord | None) -> dict[str, object] | None:
+    return None if weights is None else {"name": weights.name, "sha256": weights.sha256}
 
 
 def _record(run: _Run, alignment: Alignment, findings: Findings, notes: Sequence[str]) -> RunRecord:
