@@ -36,6 +36,7 @@ from neuroreg.methods.base import Method
 from neuroreg.pipeline.evaluate import parse_ids
 from neuroreg.training import measure
 from neuroreg.training.data import load_pack
+from neuroreg.training.plan import is_exhausted, steps_done
 from neuroreg.training.prepare import pack, pack_heads
 from neuroreg.training.recipe import Recipe, load_recipe
 from neuroreg.training.validation import validation_pairs
@@ -53,6 +54,8 @@ class Entry:
     """of methods.csv"""
     recipe: Recipe | None = None
     weights: Path | None = None
+    failed: bool = False
+    """on IXI: then it is not tried on the other pairs"""
 
     @property
     def name(self) -> str:
@@ -89,8 +92,13 @@ def find_entry(name: str, asked: Contestant) -> Entry:
         if weights is None:
             raise NoInputError("no weights", remedy=f"neuroreg train {asked.recipe}")
         said, record = checkpoints.read_metadata(weights), checkpoints.find(weights)
+        recipe = recipe.as_trained(said)
         entry = Entry(asked, row, recipe, weights)
-        row |= {"method": recipe.method, "parameters": str(checkpoints.parameters(record))}
+        network = entry.load()[0].network
+        row |= {"method": recipe.method, "parameters": str(sum(p.numel() for p in network.parameters()))}
+        done = steps_done(weights.parent)
+        if 0 < done < recipe.steps and not is_exhausted(recipe, weights.parent):
+            row["note"] = f"its training is at step {done} of {recipe.steps}"
         row |= {"steps": said.get("step", str(record.steps or "")), "budget": said.get("budget", "")}
     row |= {"weights": entry.contender.weights(), "arguments": entry.contender.shown}
     return entry
@@ -102,7 +110,7 @@ def noted(entry: Entry) -> Iterator[None]:
     try:
         yield
     except NeuroregError as error:
-        entry.row["note"] = error.what
+        entry.row["note"], entry.failed = error.what, True
         say(f"{entry.name}: {error.what}")
 
 
@@ -115,7 +123,7 @@ def measure_ixi(entries: list[Entry], count: int, rows: IxiRows) -> None:
     for number, (fixed, moving) in enumerate(validation_pairs(len(data), count)):
         pair = data.ids[fixed], data.ids[moving]
         for entry in entries:
-            if entry.row["note"] or rows.has(entry.row, pair) or number >= (entry.asked.pairs or count):
+            if entry.failed or rows.has(entry.row, pair) or number >= (entry.asked.pairs or count):
                 continue
             with noted(entry):
                 method, coarse = ready[entry.name] = ready.get(entry.name) or entry.load()

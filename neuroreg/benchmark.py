@@ -124,6 +124,18 @@ def _lacks_tissues(row: Row, pair: LabelledPair) -> bool:
     return pair.tissues is not None and row.status == "ok" and row.gm_dice is None
 
 
+def forget_failures(folder: Path) -> int:
+    """Drop the rows of runs that failed, so that they are tried again; returns how many. Raises BusyError."""
+    path = folder / ROWS_NAME
+    if not path.exists():
+        return 0
+    with output_lock(folder):
+        rows = read_rows(path)
+        good = [row for row in rows if row.status == "ok"]
+        write_csv(path, COLUMNS, [asdict(row) for row in good], overwrite=True)
+    return len(rows) - len(good)
+
+
 def describe(row: Row) -> str:
     """One row in one line."""
     if row.status != "ok":

@@ -280,12 +280,6 @@ def load_tensors(record: WeightRecord) -> "dict[str, Tensor]":
     return tensors
 
 
-def parameters(record: WeightRecord) -> int:
-    """How many numbers of the record are learned: all but the running statistics of its norms. Raises DataError."""
-    learned = {name: t for name, t in load_tensors(record).items() if "running_" not in name}
-    return sum(t.numel() for t in learned.values() if t.is_floating_point())
-
-
 def load_into(network: "nn.Module", record: WeightRecord) -> None:
     """Put the record's tensors into a network, strictly: same names, same shapes. Raises DataError otherwise.
 

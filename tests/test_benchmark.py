@@ -15,7 +15,7 @@ import SimpleITK as sitk
 import torch
 from safetensors.torch import save_file
 
-from neuroreg.benchmark import BenchmarkConfig, Row, read_result, read_rows, run_benchmark
+from neuroreg.benchmark import BenchmarkConfig, Row, forget_failures, read_result, read_rows, run_benchmark
 from neuroreg.benchmark_contenders import Contender, parse_contender
 from neuroreg.benchmark_external import METHODS as EXTERNAL
 from neuroreg.benchmark_pairs import LabelledPair, common_ids, folder_pairs, manifest_pairs, with_fewer_slices
@@ -131,6 +131,8 @@ def test_rows_of_three_programs(pair: LabelledPair, stubs: dict[str, list[str]],
     assert len(lines) == 3
     assert not (tmp_path / "out/work/right/m_to_f").exists()
     assert read_rows(tmp_path / "out/rows.csv") == list(rows)
+    assert (forget_failures(tmp_path / "out"), forget_failures(tmp_path)) == (1, 0)
+    assert read_rows(tmp_path / "out/rows.csv") == [right, half]
 
 
 def test_finished_rows_are_not_measured_again(

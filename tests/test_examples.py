@@ -14,7 +14,9 @@ import yaml
 from training_phantoms import recipe as toy_recipe
 from training_phantoms import save_pack, toy_set
 
+from neuroreg.checkpoints import read_metadata
 from neuroreg.cli import run
+from neuroreg.training.run import build
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,7 +118,7 @@ def test_a_reproduction_goes_on_where_it_was_and_its_page_needs_rows_alone(
     better = {"says": "Whole images are better", "paper": "yes", "order": ["toy", "toy-few"]}
     contents = {"methods": contestants, "papers": [{"title": "Toy", "claims": [better]}]}
     (trained / "claims.yaml").write_text(yaml.safe_dump(contents))
-    page = trained / "page.md"
+    page, step = trained / "page.md", read_metadata(trained / "runs" / "toy" / "best.safetensors")["step"]
     asked = ["reproduce.py", trained, "data", "out", "--claims", "claims.yaml", "--page", str(page)]
     told = example(*asked, "--pairs", "0", "--ixi-pairs", "2", "--threads", "1")
     assert "nothing: left out: no such recipe" in told
@@ -124,6 +126,8 @@ def test_a_reproduction_goes_on_where_it_was_and_its_page_needs_rows_alone(
     text = page.read_text()
     assert "| 1 | Whole images are better | yes | IXI | 1 |" in text
     assert "- `nothing`: no such recipe" in text
+    learned = sum(p.numel() for p in build(toy_recipe()).network.parameters())
+    assert f"| `toy` | {step} | {learned:,} | 1 |" in text
     (trained / "runs" / "toy" / "best.safetensors").unlink()
     page.unlink()
     assert example(*asked, "--page-only") == f"{page}\n"
