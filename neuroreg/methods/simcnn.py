@@ -37,6 +37,7 @@ from neuroreg.methods.simcnn_patches import PairPatches
 from neuroreg.methods.simcnn_points import (
     clip_outliers,
     draw,
+    draw_voxels,
     edges,
     equalise,
     interpolate,
@@ -52,7 +53,6 @@ _POOL_AFTER = {27: 4, 22: 6}
 _OUTPUT_SD = 0.01
 _PIECE = 32  # patches that go through the network together
 _LEAST_POINTS = 60  # active points of small grids: as many as the spline wants around every place
-_SCORED = 4  # times the points of a training step, to judge the network by
 
 
 class SimCNNConfig(MethodConfig):
@@ -150,7 +150,7 @@ class SimCNN:
         count = max(_LEAST_POINTS, round(self.config.active_percent / 100 * strength.numel()))
         u = fixed.new_zeros((1, 3, *fixed.shape[2:]), dtype=torch.float32)
         for _ in range(self.config.iterations):
-            points = draw(strength, count, generator)
+            points = draw_voxels(strength, count, generator)
             if len(points) < _LEAST_POINTS:
                 raise DataError("the fixed image has no edges", remedy="check that it shows a brain")
             values = self._ask(fixed, field.warp(moving.float(), u), points)
@@ -159,7 +159,7 @@ class SimCNN:
 
     def _ask(self, fixed: Tensor, moved: Tensor, points: Tensor) -> Tensor:
         """The displacements (N, 3) voxels that the network sees at points (N, 3)."""
-        patches = self._patches(fixed, moved)
+        patches = self._patches(fixed, moved, many=True)
 
         def answer(some: Tensor) -> Tensor:
             with fast_convolutions(some.device):
@@ -177,11 +177,11 @@ class SimCNN:
             at, found, shape, spacing=config.lattice, neighbours=config.neighbours, smoothing=config.smoothing
         )
 
-    def _patches(self, fixed: Tensor, moved: Tensor) -> PairPatches:
+    def _patches(self, fixed: Tensor, moved: Tensor, *, many: bool = False) -> PairPatches:
         config = self.config
         centred = config.similarity == "centred"
         return PairPatches(
-            fixed[0, 0], moved[0, 0], side=config.patch, kernels=config.kernels, centred=centred
+            fixed[0, 0], moved[0, 0], side=config.patch, kernels=config.kernels, centred=centred, many=many
         )
 
     def losses(self, prediction: Prediction, batch: Batch) -> Mapping[str, Tensor]:
@@ -196,7 +196,7 @@ class SimCNN:
     @torch.no_grad()
     def score(self, batch: Batch) -> float:
         """The share of the squared displacements at sampled points that the network explains; 1 is perfect."""
-        inputs, targets = self.examples(batch, _SCORED * self.config.points)
+        inputs, targets = self.examples(batch, self.config.points)
         with fast_convolutions(inputs.device):
             found = torch.cat([self.network(some) for some in torch.split(inputs, _PIECE)])
         return 1.0 - float((found - targets).square().sum() / targets.square().sum())
@@ -221,12 +221,14 @@ class SimCNN:
     def sample(self, fixed: Tensor, u: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
         """Points (N, 3) of fixed (D, H, W) to learn the displacement u (3, D, H, W) at (Eq. 1)."""
         config = self.config
-        size, edge = u.norm(dim=0), edges(fixed)
+        edge = edges(fixed)
+        some = edge.nonzero(as_tuple=True)
+        edge, size = edge[some], u.square().sum(0).sqrt()[some]
         omega = omega_for(size, edge, tau=config.tau, count=config.samples)
         weights = keep_probability(size, edge, tau=config.tau, omega=omega)
         if config.equalise == "histogram":
             weights = equalise(weights, size, width=config.tau / 14)  # 0.5 of 7 mm
-        points = draw(weights, count, generator)
+        points = torch.stack(some, dim=1)[draw(weights, count, generator)]
         if len(points) == 0:
             raise DataError("no voxel of the training pair has an edge and a displacement up to tau")
         return points

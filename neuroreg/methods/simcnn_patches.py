@@ -18,9 +18,19 @@ class PairPatches:
     """
 
     def __init__(
-        self, fixed: Tensor, moved: Tensor, *, side: int, kernels: tuple[int, ...], centred: bool
+        self,
+        fixed: Tensor,
+        moved: Tensor,
+        *,
+        side: int,
+        kernels: tuple[int, ...],
+        centred: bool,
+        many: bool = False,
     ) -> None:
-        """fixed and moved (D, H, W) float32; ``kernels``: odd sides of the similarity kernels."""
+        """fixed and moved (D, H, W) float32; ``kernels``: odd sides of the similarity kernels.
+
+        ``many``: thousands of patches will be cut, so what the similarity divides by is made for all voxels at once.
+        """
         self._side, self._kernels, self._centred = side, kernels, centred
         self._reach = max(kernels, default=1) // 2
         around = (side // 2 + self._reach, (side - 1) // 2 + self._reach)
@@ -28,7 +38,10 @@ class PairPatches:
         self._templates = _windows(template, side)
         self._centres = _windows(template, 2 * self._reach + 1)
         self._subjects = _windows(subject, side + 2 * self._reach)
-        self._norms = [_windows(_norm(subject, k, centred=centred), side) for k in kernels]
+        self._norms = [
+            _windows(window_norm(subject[None], k, centred=centred)[0], side) if many else None
+            for k in kernels
+        ]
 
     def cut(self, points: Tensor) -> Tensor:
         """points (N, 3) voxels, integer -> (N, 2 + kernels, P, P, P): both patches, normalised together, and the maps.
@@ -42,10 +55,13 @@ class PairPatches:
         core = slice(reach, reach + self._side)
         pair = torch.stack((self._templates[inner], subject[:, core, core, core]), dim=1)
         centre = self._centres[tuple(index + self._side // 2 for index in at)]
-        maps = [
-            similarity_map(centre, subject, norm[inner], k, centred=self._centred)
-            for k, norm in zip(self._kernels, self._norms, strict=True)
-        ]
+        maps = []
+        for k, norms in zip(self._kernels, self._norms, strict=True):
+            if norms is None:
+                norm = window_norm(subject, k, centred=self._centred)[:, core, core, core]
+            else:
+                norm = norms[inner]
+            maps.append(similarity_map(centre, subject, norm, k, centred=self._centred))
         return torch.cat((normalise_together(pair), *(m[:, None] for m in maps)), dim=1)
 
 
@@ -77,10 +93,9 @@ def normalise_together(pair: Tensor) -> Tensor:
     return (pair - mean) / (deviation + _FLAT_DEVIATION)
 
 
-def _norm(image: Tensor, kernel: int, *, centred: bool) -> Tensor:
-    """(D, H, W): the root of the sum of squares (of deviations from the mean) in a cube around every voxel."""
-    image = image[None, None]
-    mean, square = field.box_mean(torch.cat((image, image * image), dim=1), kernel)[0]
+def window_norm(images: Tensor, kernel: int, *, centred: bool) -> Tensor:
+    """(N, D, H, W): the root of the sum of squares (of deviations from the mean) in a cube around every voxel."""
+    mean, square = field.box_mean(torch.stack((images, images * images), dim=1), kernel).unbind(1)
     if centred:
         square = (square - mean * mean).clamp_min(0)
     out: Tensor = (kernel**3 * (square.clamp_min(0) + _FLAT_VARIANCE)).sqrt()

@@ -15,6 +15,7 @@ from neuroreg import field
 from neuroreg.errors import DataError
 
 _FULL_EDGE = 0.99  # the quantile of gradient magnitudes that counts as a full edge
+_ENOUGH = 50_000  # voxels that tell the quantile
 _ROBUST_SD = 1.4826  # standard deviations per median absolute deviation
 _LEAST_SPREAD = 0.05  # voxels: neighbours that agree more closely than this still leave some room
 _REACH = 2.0  # lattice spacings from an active point within which the field is interpolated, not repeated
@@ -23,10 +24,12 @@ _BISECTIONS = 25
 
 def edges(image: Tensor) -> Tensor:
     """Gradient magnitude of image (D, H, W) in 0..1, I(u) of Eq. 1; 1 is its 99th percentile where there is any."""
-    magnitude: Tensor = torch.stack(torch.gradient(image.float())).norm(dim=0)
+    d, h, w = torch.gradient(image.float())
+    magnitude: Tensor = (d.square_() + h.square_() + w.square_()).sqrt_()
     some = magnitude[magnitude > 0]
     if len(some) == 0:
         return magnitude
+    some = some[:: 1 + len(some) // _ENOUGH]
     full = some.kthvalue(max(1, math.ceil(_FULL_EDGE * len(some)))).values
     return torch.clamp(magnitude / full, max=1.0)
 
@@ -40,7 +43,7 @@ def keep_probability(size: Tensor, edge: Tensor, *, tau: float, omega: float) ->
 def omega_for(size: Tensor, edge: Tensor, *, tau: float, count: float) -> float:
     """The omega with which Eq. 1 keeps ``count`` points on average; nearly 0 where there are no more than that."""
     product = torch.where(size <= tau, size / tau * edge, torch.zeros_like(size))
-    product = product[product > 0].double()
+    product = product[product > 0]
     low, high = -30.0, 10.0  # logarithms
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -62,18 +65,23 @@ def equalise(probability: Tensor, size: Tensor, *, width: float) -> Tensor:
 
 
 def draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """``count`` different voxels of weights (D, H, W), drawn in their proportion, fewer if there are not as many.
+    """``count`` different indices into weights (N,), drawn in their proportion, fewer if not as many have a weight.
 
-    Returns (N, 3) integer voxels. Drawn on the CPU, so that every device draws the same.
+    Drawn on the CPU, so that every device draws the same.
     """
-    flat = weights.flatten().cpu()
-    some = flat.nonzero()[:, 0]
+    on_cpu = weights.cpu()
+    some = on_cpu.nonzero()[:, 0]
     if len(some) == 0:
-        return torch.zeros(0, 3, dtype=torch.long, device=weights.device)
-    chosen = some[torch.multinomial(flat[some], min(count, len(some)), generator=generator)]
-    height, width = weights.shape[1:]
-    at = (chosen // (height * width), chosen // width % height, chosen % width)
-    return torch.stack(at, dim=1).to(weights.device)
+        return some.to(weights.device)
+    return some[torch.multinomial(on_cpu[some], min(count, len(some)), generator=generator)].to(
+        weights.device
+    )
+
+
+def draw_voxels(weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """``draw`` from weights (D, H, W): (N, 3) integer voxels."""
+    chosen = draw(weights.flatten(), count, generator)
+    return torch.stack(torch.unravel_index(chosen, weights.shape), dim=1)
 
 
 def clip_outliers(

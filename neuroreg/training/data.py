@@ -41,6 +41,11 @@ class Augmentation(BaseModel):
     blur: float = Field(0.0, ge=0, description="Largest sigma of a random Gaussian blur, voxels")
     noise: float = Field(0.01, ge=0, description="Additive noise inside the brain, each image its own")
 
+    @property
+    def moves(self) -> bool:
+        """Whether images are moved, apart from the mirror, hence interpolated."""
+        return max(self.shared_affine, self.moving_affine, self.moving_shift) > 0
+
 
 @dataclass(frozen=True)
 class PackedSet:
@@ -126,13 +131,14 @@ def draw_pair(
     shift = torch.randn(3, generator=generator) * augmentation.moving_shift * torch.tensor(shape)
     affines = [_about_centre(shared, torch.zeros(3), shape), _about_centre(own, shift, shape)]
     indices = [field.affine_index(affine, field.identity(shape)) for affine in affines]
-    images = [field.sample(image, index, fill=0.0) for image, index in zip(images, indices, strict=True)]
-    labels = [
-        field.sample(label, index, mode="nearest", fill=0)
-        for label, index in zip(labels, indices, strict=True)
-    ]
+    if augmentation.moves:
+        images = [field.sample(image, index, fill=0.0) for image, index in zip(images, indices, strict=True)]
+        labels = [
+            field.sample(label, index, mode="nearest", fill=0)
+            for label, index in zip(labels, indices, strict=True)
+        ]
+        u = None if u is None else _carried(u, indices[0], affines[1])
     images = [vary(image, augmentation, generator) for image in images]
-    u = None if u is None else _carried(u, indices[0], affines[1])
     return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0, generator, u)
 
 
