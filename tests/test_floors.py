@@ -42,8 +42,8 @@ SAME_FLOOR = {
 FORBIDDEN = {("methods", "io"), ("methods", "preprocess")}
 """Lower rooms that are closed all the same: a method never sees a file, a spacing or a header."""
 
-METHODS_SHARE = {"base", "gaussnewton"}
-"""What a method may import from its own room: the contract, and the engine that refinement runs too."""
+METHODS_SHARE = {"base", "gaussnewton", "affine"}
+"""What a method may import from its own room: the contract, and the engines that finish a network's work."""
 
 SIMPLEITK = {
     "io",

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 from training_phantoms import LEFT, MIDDLE, NO_AUGMENTATION, RIGHT, toy_set
 
@@ -13,6 +16,7 @@ from neuroreg.losses import similarity
 from neuroreg.methods.base import Batch, Prediction
 from neuroreg.methods.jointaffine import JointAffine, JointPrediction
 from neuroreg.nn.points import chain
+from neuroreg.training.checkpoint import save_weights
 from neuroreg.training.poses import Poses, draw_raw_pair
 
 SMALL = {
@@ -240,3 +244,35 @@ def test_half_precision_stays_in_the_convolutions() -> None:
         torch.float64,
     }
     assert float((found.affine - exact.affine).abs().max()) < 1.0
+
+
+def test_polishing_brings_a_rough_affine_home_and_never_learns() -> None:
+    image = field.smooth(torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(3)), 2.0)
+    image = 0.2 + 0.8 * (image - image.min()) / (image.max() - image.min())
+    image = image * field.smooth(F.pad(torch.ones(1, 1, 26, 34, 30), (3,) * 6), 1.5)
+    turn = torch.linalg.matrix_exp(torch.tensor([[0, 0.08, 0], [-0.08, 0, 0.05], [0, -0.05, 0]]))
+    centre = torch.tensor([16.0, 19.0, 18.0])
+    away = torch.cat((turn, (centre - turn @ centre)[:, None]), 1)[None]
+    moving = field.sample(image, field.affine_index(away, field.identity(SHAPE)), fill=0.0)
+    back = torch.cat((turn.T, (centre - turn.T @ centre)[:, None]), 1)[None]
+    made = method(polish=6)  # the untrained pooled head knows centres of mass alone
+    with torch.no_grad():
+        found = made.predict_affine(image, moving).affine
+        rough = method().predict_affine(image, moving).affine
+    assert found is not None
+    assert rough is not None
+    assert float((rough - back)[:, :, :3].abs().max()) > 0.04
+    assert float((found - back)[:, :, :3].abs().max()) < 0.4 * float((rough - back)[:, :, :3].abs().max())
+    learning = made.predict_affine(image, moving).affine
+    assert learning is not None
+    assert torch.equal(learning.detach(), rough)
+
+
+@pytest.mark.parametrize("encoder", ["shared", "separate"])
+def test_what_is_saved_is_what_is_there_once(encoder: str, tmp_path: Path) -> None:
+    network = method(encoder=encoder, **POINTS).network
+    save_weights(tmp_path / "w.safetensors", network, {})
+    network.load_state_dict(load_file(tmp_path / "w.safetensors"), strict=True)
+    assert sum(t.numel() for t in network.state_dict().values()) == sum(
+        p.numel() for p in network.parameters()
+    )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from neuroreg import field
-from neuroreg.nn.points import Sighting, centroids, chain, fit_affine
+from neuroreg.nn.points import Sighting, around, centroids, chain, fit_affine
 
 IDS = torch.tensor([3, 4, 9])
 
@@ -128,3 +128,14 @@ def test_a_sighting_knows_where_it_looked_and_how_sharp_it_could_be() -> None:
     flat = Sighting(torch.zeros_like(best), corner, step=2)
     assert float(flat.surprise(labels, IDS)) == pytest.approx(2 / 3 * math.log(27))
     assert float(seen.surprise(labels, IDS)) < float(flat.surprise(labels, IDS))
+
+
+def test_the_neighbourhood_of_a_ball_of_points_is_about_that_ball() -> None:
+    shape, centre, radius = (64, 72, 60), torch.tensor([30.0, 40.0, 28.0]), 20.0
+    inside = (field.identity(shape)[0] - centre[:, None, None, None]).norm(dim=0) < radius
+    points = inside.nonzero().float()[::97]
+    found = around(points, shape)
+    assert found.shape == (1, 1, *shape)
+    assert float((found[0, 0] & inside).sum() / inside.sum()) > 0.95
+    assert float((found[0, 0] & ~inside).sum() / inside.sum()) < 1.0
+    torch.testing.assert_close(found[0, 0].nonzero().float().mean(0), centre, atol=1.0, rtol=0)

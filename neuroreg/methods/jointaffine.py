@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from neuroreg import field
 from neuroreg.box import bounding_box
 from neuroreg.losses import labels, regularity, similarity
+from neuroreg.methods.affine import AffineConfig, AffineMethod
 from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
 from neuroreg.nn.blocks import local_normalise
 from neuroreg.nn.joint import Decoder, Encoder, Norm, PointHead, PooledHead, grid_head
-from neuroreg.nn.points import Sighting, centroids, chain, fit_affine
+from neuroreg.nn.points import Sighting, around, centroids, chain, fit_affine
 
 # The regions of the training labels (DLMUSE) that every complete map holds, without vessels and unnamed ones.
 _REGIONS = (
@@ -88,6 +89,11 @@ class JointAffineConfig(MethodConfig):
     regions: tuple[int, ...] = Field(_REGIONS, min_length=4, description="Ids with a point each (points)")
     heat_level: int = Field(1, ge=0, le=2, description="Level of the heat maps below the image (points)")
     tolerance: float = Field(1.0, gt=0, description="Misfit at which a point counts half, voxels (points)")
+    polish: int = Field(
+        0,
+        ge=0,
+        description="Gauss-Newton steps on local correlation after the network's affine, inside the brain",
+    )
     rounds: int = Field(10, ge=0, description="How often the points are weighed anew (points)")
 
 
@@ -117,7 +123,12 @@ class Network(nn.Module):
             else:
                 self.head = PooledHead(widths[-1], 1) if config.head == "pooled" else grid_head(widths[-1])
         apart = config.affine == "on" and config.encoder == "separate"
-        self.affine_encoder = Encoder(channels, widths, config.norm) if apart else self.encoder
+        self.affine_encoder = Encoder(channels, widths, config.norm) if apart else None
+
+    @property
+    def aligner(self) -> Encoder:
+        """What the affine head reads."""
+        return self.affine_encoder or self.encoder
 
     def channels(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """What an encoder reads of two images (B, 1, D, H, W)."""
@@ -160,8 +171,24 @@ class JointAffine:
     def predict_affine(self, fixed: Tensor, moving: Tensor) -> JointPrediction:
         """The affine part alone: one look at images (B, 1, ...) in any pose -> an affine and no displacement."""
         affine, sightings = self._align(fixed, moving, passes=self.config.passes)
+        if self.config.polish and not torch.is_grad_enabled():
+            affine = self._polish(fixed, moving, affine, sightings)
         zero = torch.zeros(len(fixed), 3, *fixed.shape[2:], device=fixed.device)
         return JointPrediction(zero, affine=affine.float(), found_affine=True, sightings=sightings)
+
+    def _polish(
+        self, fixed: Tensor, moving: Tensor, affine: Tensor, sightings: tuple[tuple[Sighting, Sighting], ...]
+    ) -> Tensor:
+        """A few Gauss-Newton steps of method ``affine``; where points were found, these say where the brain is."""
+        engine = AffineMethod(
+            AffineConfig(survivor_iterations=0, half_iterations=self.config.polish, full_iterations=0)
+        )
+        shape = tuple(fixed.shape[2:])
+        masks = [around(here.centres[0], shape) for here, _ in sightings]
+        start = Prediction(torch.zeros_like(fixed).expand(-1, 3, -1, -1, -1), affine=affine)
+        found = engine.predict(fixed, moving, start, fixed_mask=torch.cat(masks) if masks else None).affine
+        assert found is not None
+        return found
 
     def _align(
         self, fixed: Tensor, moving: Tensor, *, passes: int, level: int = 0
@@ -186,7 +213,7 @@ class JointAffine:
         affine = torch.cat((eye, shift[:, None]), dim=1)[None]
         for _ in range(passes):
             moved = _through(moving, affine, shape)
-            maps = self._parts.affine_encoder(self._parts.channels(fixed, moved))
+            maps = self._parts.aligner(self._parts.channels(fixed, moved))
             affine = chain(head(maps[-1], shape), affine)
         return torch.cat((affine[:, :, :3], step * affine[:, :, 3:]), dim=2), None
 
@@ -213,7 +240,7 @@ class JointAffine:
         assert head is not None
         box = bounding_box(image > _FRONT, before=_MARGIN, after=_MARGIN)
         near = image if box is None else image[(slice(None), slice(None), *box)]
-        logits = head(self._parts.affine_encoder(self._parts.channels(near, near)))
+        logits = head(self._parts.aligner(self._parts.channels(near, near)))
         corner = torch.tensor([0, 0, 0] if box is None else [side.start for side in box])
         return Sighting(logits, step * corner.to(image.device), step * 2**self.config.heat_level)
 
@@ -266,7 +293,7 @@ class JointAffine:
         early = round(config.affine_share * steps)
         affine = Stage(
             "affine",
-            tuple(joined(parts.affine_encoder.parameters(), parts.head.parameters())),
+            tuple(joined(parts.aligner.parameters(), parts.head.parameters())),
             early,
             config.affine_rate * learning_rate,
             objective=self._learn_affine,

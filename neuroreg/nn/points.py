@@ -6,6 +6,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from neuroreg import field
+
+_REACH = (
+    8.0  # voxels: 16 mm at 2 mm, about the distance of one region's centre from the next and from the surface
+)
+_CELL_LEVEL = 2  # pyramid level on which points are counted
+
 
 @dataclass(frozen=True)
 class Sighting:
@@ -107,6 +114,25 @@ def centroids(labels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         rows.append(torch.stack((count, *sums)))
     found = torch.stack(rows)[:, :, ids]
     return (found[:, 1:] / found[:, :1].clamp_min(1.0)).mT, found[:, 0]
+
+
+def around(points: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Where many points (K, 3), voxels, are near: (1, 1, *shape) bool.
+
+    The density of the points, smoothed by _REACH, is at least a third there of what it is at the points themselves.
+    """
+    grids = [shape]
+    for _ in range(_CELL_LEVEL):
+        grids.append(tuple(-(-n // 2) for n in grids[-1]))
+    last = torch.tensor(grids[-1], device=points.device) - 1
+    cells = tuple((points / 2**_CELL_LEVEL).round().long().clamp_min(0).minimum(last).unbind(1))
+    density = torch.zeros(1, 1, *grids[-1], device=points.device)
+    density[0, 0].index_put_(cells, torch.ones(len(points), device=points.device), accumulate=True)
+    density = field.smooth(density, _REACH / 2**_CELL_LEVEL)
+    enough = density[0, 0][cells].median() / 3
+    for finer in grids[-2::-1]:
+        density = field.upsample(density, finer)
+    return density >= enough
 
 
 def chain(first: Tensor, then: Tensor) -> Tensor:

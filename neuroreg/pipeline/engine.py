@@ -124,14 +124,14 @@ def _ready(name: str, config: RegisterConfig) -> tuple[Method, checkpoints.Weigh
     if not hasattr(kind, "losses"):
         if config.weights is not None:
             raise UsageError(f"method {name!r} has no weights", remedy="leave out --weights")
-        return kind(method_config(kind, config)), None
+        return kind(method_config(kind, config, name=name)), None
     weights = checkpoints.find(config.weights) if config.weights else checkpoints.default_for(name)
     if weights.method != name:
         raise UsageError(
             f"the weights {weights.name!r} are for method {weights.method!r}, not {name!r}",
             remedy="name the weights and the method that belong together",
         )
-    method = kind(method_config(kind, config, below=_options_of(kind, weights, config)))
+    method = kind(method_config(kind, config, name=name, below=_options_of(kind, weights, config)))
     checkpoints.load_into(method.network, weights)
     method.network.eval()
     return method, weights
@@ -154,14 +154,14 @@ def _class_of(name: str) -> Any:
 
 
 def method_config(
-    kind: Any, config: RegisterConfig, *, below: Mapping[str, object] | None = None
+    kind: Any, config: RegisterConfig, *, name: str, below: Mapping[str, object] | None = None
 ) -> BaseModel:
-    """The method's own settings: ``--set`` over the weights' over the defaults. Raises UsageError."""
+    """The settings of the method ``name``: ``--set`` over the weights' over the defaults. Raises UsageError."""
     options = {**(below or {}), **config.options}
     fields = kind.Config.model_fields
-    for name in options:
-        if name not in fields:
-            raise UsageError(unknown_name(f"option of method {config.method}", name, fields))
+    for option in options:
+        if option not in fields:
+            raise UsageError(unknown_name(f"option of method {name}", option, fields))
     if "seed" in fields:
         options.setdefault("seed", config.seed)
     try:
