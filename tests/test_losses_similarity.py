@@ -141,3 +141,49 @@ def test_a_step_down_the_gradient_makes_the_images_more_alike(loss: Callable[...
     after = loss(fixed, moved.detach() - step)
     # first order: the loss falls by step . slope
     assert float(before.detach() - after) == pytest.approx(float((step * slope).sum()), rel=0.1)
+
+
+def test_correlation_of_texture_is_numpys_mean_over_windows_with_variance() -> None:
+    fixed, moved = (x.repeat(1, 2, 1, 1, 1) for x in images(4))
+    fixed[:, 1, 4:] = moved[:, 1, 4:] = 0.0  # the second channel is empty over most of the grid
+    found = similarity.lncc_of_texture(fixed, moved, window=3, eps=1e-12)
+    means = []
+    for f, m in zip(fixed[0].numpy(), moved[0].numpy(), strict=True):
+        windows = [
+            np.lib.stride_tricks.sliding_window_view(np.pad(x, 1), (3, 3, 3)).reshape(*SHAPE, 27)
+            for x in (f, m)
+        ]
+        scores = [
+            np.corrcoef(a, b)[0, 1]
+            for a, b in zip(*(w.reshape(-1, 27) for w in windows), strict=True)
+            if a.var() > 1e-4
+        ]
+        means.append(np.mean(scores))
+        assert means[-1] > 0.8  # the emptiness hides nothing
+    assert float(found) == pytest.approx(1 - float(np.mean(means)), abs=1e-4)
+
+
+def test_correlation_of_texture_has_a_sign_and_never_exceeds_1() -> None:
+    fixed, moved = images(5)
+
+    def loss(a: Tensor, b: Tensor, **options: bool) -> float:
+        return float(similarity.lncc_of_texture(a, b, window=5, eps=1e-9, **options))
+
+    gain = fixed.clone()
+    gain[..., 4:-4] *= 0.5  # a change of gain within the image
+    assert loss(fixed, 3 * fixed) == pytest.approx(0, abs=1e-5)
+    assert loss(fixed, -fixed) == pytest.approx(2, abs=1e-5)
+    assert loss(fixed, -fixed, squared=True) == pytest.approx(0, abs=1e-5)
+    for other in (moved, gain, fixed.flip(2), 100 * moved, torch.zeros_like(fixed)):
+        assert 0 <= loss(fixed, other) <= 2
+        assert 0 <= loss(fixed, other, squared=True) <= 1
+
+
+def test_an_image_without_texture_is_judged_by_nothing() -> None:
+    flat = torch.zeros(1, 1, *SHAPE)
+    moved = images()[1].requires_grad_()
+    loss = similarity.lncc_of_texture(flat, moved)
+    loss.backward()
+    assert float(loss.detach()) == 1.0
+    assert moved.grad is not None
+    assert not bool(moved.grad.any())

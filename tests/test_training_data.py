@@ -1,5 +1,6 @@
 """The packed set, drawn pairs and their augmentation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,25 @@ def test_a_coarse_pair_has_half_the_sides_and_no_brain_beyond_the_fine_ones() ->
     torch.testing.assert_close(coarse.fixed, torch.where(smoothed > 0.02, smoothed, 0.0), atol=0.02, rtol=0)
     # resampling leaks rounding errors, which the least intensity of a brain then lifts to .001
     assert float(coarse.fixed[smoothed < 0.019].max()) <= 0.0011
+
+
+def test_only_the_first_subjects_labels_are_known() -> None:
+    data = replace(toy_set(), labelled=2)
+    assert data.labelled_part().ids == data.ids[:2]
+    assert len(data.labelled_part().images) == len(data.labelled_part().labels) == 2
+    seen = set()
+    for seed in range(20):
+        limited, full = (
+            draw_pair(each, NO_AUGMENTATION, torch.Generator().manual_seed(seed))
+            for each in (data, toy_set())
+        )
+        assert torch.equal(limited.fixed, full.fixed)
+        for image, found, whole in (
+            (limited.fixed, limited.fixed_labels, full.fixed_labels),
+            (limited.moving, limited.moving_labels, full.moving_labels),
+        ):
+            row = row_of(image)
+            seen.add(row)
+            assert (found is None) == (row == 2)
+            assert found is None or (whole is not None and torch.equal(found, whole))
+    assert seen == {0, 1, 2}

@@ -222,6 +222,33 @@ def test_coarse_steps_begin_the_run_or_each_stage(
     assert scored == {expected[3]}
 
 
+def test_a_stage_that_learns_labels_sees_labelled_subjects_alone(tmp_path: Path) -> None:
+    seen: dict[str, list[int]] = {"near": [], "all": []}
+
+    class Watched(TwoStages):
+        def stages(self, steps: int, learning_rate: float) -> tuple[Stage, ...]:
+            return tuple(replace(stage, steps=8) for stage in super().stages(99, 1e-3))
+
+        def distance(self, batch: Batch) -> Mapping[str, Tensor]:
+            seen["near"].append((batch.fixed_labels is None) + (batch.moving_labels is None))
+            return super().distance(batch)
+
+        def near(self, image: Tensor, labels: Tensor) -> float:
+            return 0.0
+
+        def losses(self, prediction: Prediction, batch: Batch) -> Mapping[str, Tensor]:
+            seen["all"].append((batch.fixed_labels is None) + (batch.moving_labels is None))
+            return super().losses(prediction, batch)
+
+    made, data = recipe(steps=16, validate_every=10, labelled=2), toy_set()
+    workers = Workers(CPU).with_loss_scaling(made.precision)
+    setup = Setup(made, Watched(), replace(data, labelled=2), data, tmp_path, workers, lambda _: None)
+    train(setup)
+    assert seen["near"] == [0] * 8
+    assert len(seen["all"]) == 8
+    assert set(seen["all"]) == {0, 1}  # of three subjects one has no labels
+
+
 def test_a_list_of_coarse_steps_needs_a_number_for_every_stage(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="coarse_steps has 3 numbers, method 'neuroreg' 1 stages; give one"):
         Run(tmp_path).train(recipe(coarse_steps=(1, 1, 1)), ToyMethod())

@@ -1,7 +1,7 @@
 """The packed training set in memory, pairs drawn from it, and their augmentation. Needs no image library."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -59,6 +59,8 @@ class PackedSet:
     geometry: Geometry
     mirror: Tensor
     """(256,) uint8: the label each label becomes in a left-right mirror"""
+    labelled: int | None = None
+    """of how many subjects, the first ones, training knows the labels; None: of all"""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,6 +72,15 @@ class PackedSet:
     def label(self, row: int) -> Tensor:
         """(1, 1, D, H, W) uint8."""
         return self.labels[row][None, None]
+
+    def is_labelled(self, row: int) -> bool:
+        """Whether training knows the labels of this subject."""
+        return self.labelled is None or row < self.labelled
+
+    def labelled_part(self) -> "PackedSet":
+        """The subjects whose labels are known."""
+        known = slice(self.labelled)
+        return replace(self, images=self.images[known], labels=self.labels[known], ids=self.ids[known])
 
 
 def load_pack(path: Path) -> PackedSet:
@@ -110,15 +121,15 @@ def draw_pair(
 
     ``coarse``: at twice the spacing, halved before anything else, so that the drawing costs an eighth as well.
     ``fields``: a pair of those, with its displacement, which follows the augmentation exactly.
+    The batch has the labels of the subjects whose labels are known.
     """
     u = None
     if fields is None:
-        fixed_row, moving_row = torch.randperm(len(data), generator=generator)[:2].tolist()
+        rows = torch.randperm(len(data), generator=generator)[:2].tolist()
     else:
         number = int(torch.randint(len(fields), (), generator=generator))
-        (fixed_row, moving_row), u = fields.pairs[number].tolist(), fields.displacement(number)
-    images = [data.image(fixed_row), data.image(moving_row)]
-    labels = [data.label(fixed_row), data.label(moving_row)]
+        rows, u = fields.pairs[number].tolist(), fields.displacement(number)
+    images, labels = [data.image(row) for row in rows], [data.label(row) for row in rows]
     if coarse:
         images, labels = [halved_image(image) for image in images], [x[..., ::2, ::2, ::2] for x in labels]
     if torch.rand((), generator=generator) < augmentation.mirror:
@@ -139,7 +150,8 @@ def draw_pair(
         ]
         u = None if u is None else _carried(u, indices[0], affines[1])
     images = [vary(image, augmentation, generator) for image in images]
-    return Batch(images[0], images[1], labels[0], labels[1], images[0] > 0, generator, u)
+    known = [x if data.is_labelled(row) else None for x, row in zip(labels, rows, strict=True)]
+    return Batch(images[0], images[1], known[0], known[1], images[0] > 0, generator, u)
 
 
 def both_ways(batch: Batch) -> Batch:

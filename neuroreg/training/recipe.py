@@ -95,6 +95,9 @@ class Recipe(BaseModel):
         description="First steps that see the images at twice the spacing, an eighth of the work: of the run, or a "
         "list of the first steps of each of the method's stages",
     )
+    labelled: int | None = Field(
+        None, ge=2, description="Training subjects whose labels are used, the first ones; none: all"
+    )
     symmetric: bool = Field(False, description="Learn from both directions of each pair in every step")
     precision: Literal["bf16", "fp16", "float32"] = Field(
         "bf16", description="Of the convolutions; losses are float32"

@@ -1,7 +1,7 @@
 """From a recipe file to trained weights: data made ready, method built, loop run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def run(recipe_path: Path, options: RunOptions, report: Callable[[Event], None])
         for write in writers:
             write(event)
 
-    data = load_pack(recipe.data.train), load_pack(recipe.data.val)
+    data = replace(load_pack(recipe.data.train), labelled=recipe.labelled), load_pack(recipe.data.val)
     heads = recipe.data.heads
     raw = data if heads is None else (load_pack(heads.train), load_pack(heads.val))
     setup = Setup(recipe, method, *data, folder, workers, tell, raw, _known_fields(recipe, *data))

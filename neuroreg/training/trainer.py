@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neuroreg.errors import QualityError
+from neuroreg.errors import DataError, QualityError
 from neuroreg.methods.base import Batch, Stage, TrainableMethod
 from neuroreg.training.checkpoint import Progress, load_state, save_state, save_weights
 from neuroreg.training.data import PackedSet, both_ways, draw_pair
@@ -95,6 +95,10 @@ def train(setup: Setup, *, restart: bool = False) -> Outcome:
     stages = setup.method.stages(recipe.steps, recipe.learning_rate)
     lengths = [stage.steps for stage in stages]
     starts, coarse = accumulate(lengths, initial=0), recipe.coarse_by_stage(lengths)
+    if recipe.labelled is not None and any(stage.poses == "raw" for stage in stages):
+        raise DataError(
+            f"method {recipe.method!r} places heads by their labels", remedy="leave out 'labelled'"
+        )
     phases = [_Phase(*each) for each in zip(stages, starts, coarse, strict=False)]
     optimizers = [
         torch.optim.AdamW(stage.parameters, lr=stage.learning_rate, weight_decay=recipe.weight_decay)
@@ -205,7 +209,9 @@ def _draw(setup: Setup, phase: _Phase, step: int) -> Batch:
         batch = draw_raw_pair(heads, recipe.poses, recipe.augmentation, generator, level=level)
     else:
         fields = None if setup.fields is None else setup.fields[0]
-        batch = draw_pair(setup.train, recipe.augmentation, generator, coarse=coarse, fields=fields)
+        by_labels = stage.objective is not None and fields is None
+        data = setup.train.labelled_part() if by_labels else setup.train
+        batch = draw_pair(data, recipe.augmentation, generator, coarse=coarse, fields=fields)
     return both_ways(batch) if recipe.symmetric else batch
 
 
