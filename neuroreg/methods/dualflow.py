@@ -345,5 +345,5 @@ def _norm(channels: int, slope: float) -> nn.Sequential:
 
 
 def _unit(in_channels: int, out_channels: int, *, stride: int = 1, slope: float = 0.0) -> nn.Sequential:
-    """Convolution, group normalisation (groups of four channels), ReLU."""
+    """Convolution, group normalisation (groups of four channels), rectifier."""
     return nn.Sequential(conv3(in_channels, out_channels, stride=stride), *_norm(out_channels, slope))
