@@ -51,7 +51,8 @@ _DENSE = (512, 1024, 512)
 _DIVIDE = {"paper": 1, "half": 2, "slim": 4}
 _POOL_AFTER = {27: 4, 22: 6}
 _OUTPUT_SD = 0.01
-_PIECE = 32  # patches that go through the network together
+_PIECE = {"cpu": 32}  # patches that go through the network together
+_LARGE_PIECE = 1024  # on other devices
 _LEAST_POINTS = 60  # active points of small grids: as many as the spline wants around every place
 
 
@@ -167,7 +168,8 @@ class SimCNN:
             return out
 
         with workers(fixed.device) as team:
-            return self.config.tau * torch.cat(team.map(answer, torch.split(points, _PIECE)))
+            pieces = torch.split(points, _PIECE.get(fixed.device.type, _LARGE_PIECE))
+            return self.config.tau * torch.cat(team.map(answer, pieces))
 
     def _dense(self, points: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         config = self.config
@@ -198,7 +200,7 @@ class SimCNN:
         """The share of the squared displacements at sampled points that the network explains; 1 is perfect."""
         inputs, targets = self.examples(batch, self.config.points)
         with fast_convolutions(inputs.device):
-            found = torch.cat([self.network(some) for some in torch.split(inputs, _PIECE)])
+            found = self.network(inputs)
         return 1.0 - float((found - targets).square().sum() / targets.square().sum())
 
     @torch.no_grad()
