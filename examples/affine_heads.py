@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from affine_robustness import turned
 
 from neuroreg.benchmark_pairs import LabelledPair, common_ids, folder_pairs
 from neuroreg.io.images import read_image, read_labels, write_image
@@ -30,7 +29,7 @@ from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import Engine, load_engine
 from neuroreg.preprocess.conform import conform
 from neuroreg.transforms import Affine, Chain, Transform, resample
-from neuroreg.volume import Volume
+from neuroreg.volume import Geometry, Volume
 
 Finder = Callable[[Volume, Volume], Transform]
 
@@ -96,6 +95,20 @@ class Timed(Chain):
     cpu_s: float = 0.0
 
 
+def turned(image: Volume, degrees: float, seed: int) -> tuple[Volume, Affine]:
+    """The image with a header that turns it about its middle, about a random axis; and that motion."""
+    axis = np.random.default_rng(seed).standard_normal(3)
+    x, y, z = np.radians(degrees) * axis / np.linalg.norm(axis)
+    turn = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64))
+    old, middle = image.geometry, image.geometry.centre_mm
+    motion = torch.eye(4, dtype=torch.float64)
+    motion[:3, :3], motion[:3, 3] = turn, middle - turn @ middle
+    cosines = turn @ torch.tensor(old.direction, dtype=torch.float64).reshape(3, 3)
+    x, y, z = Affine(motion)(torch.tensor(old.origin)).tolist()
+    where = Geometry(old.size, old.spacing, (x, y, z), tuple(cosines.reshape(-1).tolist()))
+    return Volume(image.data, where), Affine(motion)
+
+
 def measure(
     name: str, find: Finder, pair: LabelledPair, data: str, degrees: float, ids: tuple[int, ...], seed: int
 ) -> Row:
@@ -103,7 +116,7 @@ def measure(
     fixed, moving = read_image(pair.fixed).volume, read_image(pair.moving).volume
     shown, motion = (moving, Affine(torch.eye(4, dtype=torch.float64)))
     if degrees:
-        shown, motion = turned(moving, degrees, 20.0, np.random.default_rng(seed))
+        shown, motion = turned(moving, degrees, seed)
     clock = time.perf_counter(), time.process_time()
     found = find(fixed, shown)
     spent = time.perf_counter() - clock[0], time.process_time() - clock[1]

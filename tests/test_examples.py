@@ -146,3 +146,34 @@ def test_the_affine_is_led_astray_by_neither_turns_nor_axis_orders(tmp_path: Pat
     assert summary["failures"] == 0
     assert summary["apart_max_mm"] < 0.5
     assert rows[0]["dice"] > 0.85
+
+
+def test_affines_of_a_folder_are_measured_once_each_and_summed_up(tmp_path: Path, example: Example) -> None:
+    images, labels = phantoms.save_pair(tmp_path), phantoms.save_labels(tmp_path)
+    for kind, files in (("t1", images), ("seg", labels)):
+        (tmp_path / kind).mkdir()
+        for name, file in zip("ab", files, strict=True):
+            shutil.copy(file, tmp_path / kind / f"{name}.nii.gz")
+    (tmp_path / "splits.csv").write_text("id,split\na,test\nb,test\n")
+    asked = (
+        "affine_heads.py",
+        tmp_path,
+        "rows.csv",
+        "--ixi",
+        str(tmp_path),
+        "--pairs",
+        "1",
+        "--methods",
+        "affine",
+    )
+    first = example(*asked).splitlines()
+    assert [line.split()[:5] for line in first[:2]] == [
+        ["ixi", "a", "b", turn, "affine"] for turn in ("0", "30")
+    ]
+    rows = (tmp_path / "rows.csv").read_text()
+    assert all(float(line.split(",")[5]) > 0.85 for line in rows.splitlines()[1:])
+    again = example(*asked).splitlines()
+    assert again == first[2:]
+    assert (tmp_path / "rows.csv").read_text() == rows
+    assert "affine" in again[0]
+    assert "1 pairs" in again[0]

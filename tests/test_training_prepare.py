@@ -167,6 +167,43 @@ def test_the_validation_split_is_aligned_to_the_training_split(packed: Pack) -> 
     assert dice(val.labels[0] > 0, train.labels[0] > 0) > 0.88
 
 
+def test_whole_heads_keep_their_skull_and_the_pose_they_were_scanned_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "HEAD_SHAPE", (32, 36, 34))
+    out = folder / "heads.npz"
+    assert (
+        prepare.pack_heads(folder, "train", out, names=folder / "names.csv", progress=lambda a, b: None) == 3
+    )
+    data = load_pack(out)
+    assert data.ids == ("a", "b", "c")
+    assert data.images.shape == data.labels.shape == (3, 32, 36, 34)
+    assert data.geometry.spacing == (2.5, 2.5, 2.5)
+    middle = np.array([15.5, 17.5, 16.5])
+    for scan, image, labels in zip(SCANS[:3], data.images, data.labels, strict=True):
+        brain = labels > 0
+        np.testing.assert_allclose(
+            centroid(brain), middle, atol=0.5
+        )  # each head lies in the middle of its image
+        for label, centre in BLOBS.items():
+            x, y, z = turn(scan.turned) @ np.array(centre)  # turned heads stay turned
+            expected = middle + np.array([z, y, x]) / 2.5
+            np.testing.assert_allclose(centroid(labels == label), expected, atol=0.6, err_msg=str(label))
+        far = torch.nn.functional.max_pool3d(brain.float()[None], 3, stride=1, padding=1)[0] == 0
+        assert float(image[far].max()) > 1.5 * float(
+            image[brain].float().mean()
+        )  # the phantom's skull is bright
+        assert int(image.max()) == 255 or 190 <= int(image.max()) <= 215
+    assert int(data.mirror[2]) == 7
+
+
+def test_whole_heads_of_an_unknown_split_are_named(folder: Path) -> None:
+    with pytest.raises(DataError, match="'test'"):
+        prepare.pack_heads(
+            folder, "test", folder / "x.npz", names=folder / "names.csv", progress=lambda a, b: None
+        )
+
+
 def test_mirror_partners_are_found_by_name(packed: Pack) -> None:
     table = packed().mirror
     assert {label: int(table[label]) for label in BLOBS} == {2: 7, 7: 2, 3: 3, 9: 9, 11: 30, 30: 11}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ from training_phantoms import NO_AUGMENTATION, SHAPE, ToyMethod, recipe, toy_set
 from neuroreg.errors import DataError, QualityError
 from neuroreg.losses.labels import mean_dice
 from neuroreg.methods.base import Batch, Prediction, Stage, TrainableMethod
-from neuroreg.training.data import draw_pair
+from neuroreg.training.data import PackedSet, draw_pair
 from neuroreg.training.distributed import Workers
 from neuroreg.training.log import Event, csv_writer
+from neuroreg.training.poses import Poses
 from neuroreg.training.recipe import Recipe
 from neuroreg.training.run import build
 from neuroreg.training.trainer import Outcome, Setup, TrainingDiverged, learning_rate_at, train
-from neuroreg.training.validation import validate, validation_pairs
+from neuroreg.training.validation import validate, validate_raw, validation_pairs
 
 CPU = torch.device("cpu")
 
@@ -174,6 +176,82 @@ def test_each_stage_has_its_own_aim_and_its_own_measure(tmp_path: Path) -> None:
     shift = method.network.state_dict()["shift"]  # the second stage's rate moves nothing
     torch.testing.assert_close(shift, torch.tensor([1.0, 2.0, 3.0]), atol=0.2, rtol=0)
     assert (outcome.best_step, outcome.steps, outcome.best_dice) == (43, 43, measured[1].dice)
+
+
+class RawThenAligned(ToyMethod):
+    """A stage on raw poses, measured by what it predicts, then one on aligned pairs, measured likewise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def stages(self, steps: int, learning_rate: float) -> tuple[Stage, ...]:
+        parameters = tuple(self.network.parameters())
+        raw = partial(self.look, "raw")
+        first = Stage("raw", parameters, 2, 1e-9, objective=raw, predict=self.found, poses="raw", level=1)
+        return first, Stage(
+            "fine", parameters, 2, 1e-9, objective=partial(self.look, "aligned"), poses="aligned"
+        )
+
+    def look(self, name: str, batch: Batch) -> Mapping[str, Tensor]:
+        self.seen.append((name, tuple(batch.fixed.shape[2:])))
+        return {"shift": self.network["shift"].square().sum()}  # type: ignore[index]
+
+    def found(self, fixed: Tensor, moving: Tensor) -> Prediction:
+        self.seen.append(("found", tuple(fixed.shape[2:])))
+        return replace(self.predict(fixed, moving), affine=torch.eye(3, 4)[None])
+
+
+def test_a_stage_on_raw_poses_has_heads_a_level_and_a_measure_of_its_own(tmp_path: Path) -> None:
+    class NoHead(PackedSet):
+        def image(self, row: int) -> Tensor:
+            raise AssertionError("aligned brains are not for raw poses")
+
+    made, method = recipe(steps=4, validate_every=2, val_pairs=2), RawThenAligned()
+    heads, events = toy_set(), list[Event]()
+    brains = toy_set()
+    forbidden = NoHead(brains.images, brains.labels, brains.ids, brains.geometry, brains.mirror)
+    setup = Setup(made, method, forbidden, forbidden, tmp_path, Workers(CPU), events.append, (heads, heads))
+    with pytest.raises(AssertionError, match="not for raw poses"):  # the second stage wants those alone
+        train(setup)
+    assert method.seen == [("raw", (8, 9, 10))] * 2 + [("found", (16, 18, 20))] * 2
+    (measured,) = [e for e in events if e.dice is not None]
+    assert measured.folded_percent is None
+    assert measured.dice is not None
+    assert 0 < measured.dice < 1
+
+
+def test_without_heads_the_aligned_brains_are_posed(tmp_path: Path) -> None:
+    method = RawThenAligned()
+    outcome = Run(tmp_path).train(recipe(steps=4, validate_every=2, val_pairs=2), method)
+    assert outcome.steps == 4
+    assert method.seen[-2:] == [("aligned", (16, 18, 20))] * 2
+
+
+def test_raw_pairs_are_the_same_at_every_validation_and_an_affine_counts(tmp_path: Path) -> None:
+    method, data = RawThenAligned(), toy_set()
+    still = Poses(degrees=0, scale=1, shear=0, shift=0)
+    scores = [validate_raw(method.found, method.network, data, 2, CPU, poses=still) for _ in range(2)]
+    assert scores[0] == scores[1]
+
+    def away(fixed: Tensor, moving: Tensor) -> Prediction:
+        far = torch.cat((torch.eye(3), torch.full((3, 1), 5.0)), 1)[None]
+        return replace(method.found(fixed, moving), affine=far)
+
+    assert validate_raw(away, method.network, data, 2, CPU, poses=still)[0] < scores[0][0] - 0.3
+
+
+def test_a_coarse_affine_is_the_same_map_of_the_fine_grid() -> None:
+    class Shifting(ToyMethod):
+        def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
+            voxels = 2.0 * fixed.shape[2] / 16  # two voxels of the fine grid along the first axis
+            affine = torch.cat((torch.eye(3), torch.tensor([[voxels], [0.0], [0.0]])), 1)[None]
+            return replace(super().predict(fixed, moving), affine=affine)
+
+    data, method = toy_set(), Shifting()
+    fine = validate(method, data, 2, CPU)
+    assert validate(method, data, 2, CPU, coarse=True) == pytest.approx(fine)
+    assert fine[0] < validate(ToyMethod(), data, 2, CPU)[0]
 
 
 def test_the_yardstick_of_divergence_is_taken_anew_where_images_become_fine(tmp_path: Path) -> None:
