@@ -72,7 +72,9 @@ def _budget(recipe: Recipe, run: Path) -> int:
 def _best_row(log: Path, metadata: dict[str, str]) -> dict[str, str]:
     """The log's row of the step whose weights were kept; of the best Dice where the file does not say which."""
     with log.open(newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["folded_percent"]]  # validations of registration
+        validated = [row for row in csv.DictReader(stream) if row["dice"]]
+    # where registration was judged, that counts; a method taught on single points is judged by these alone
+    rows = [row for row in validated if row["folded_percent"]] or validated
     if not rows:
         raise DataError("the log has no validation yet", file=log)
     kept = [row for row in rows if row["step"] == metadata.get("step")]
