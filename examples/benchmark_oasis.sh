@@ -26,4 +26,10 @@ exec "${PYTHON:-python}" -m neuroreg benchmark --oasis "$data" --split bench -o 
   --method "neuroreg-fast=--method neuroreg --refine fast" \
   --method "neuroreg-mid=--method neuroreg --refine mid" \
   --method "dualprnet=--method dualprnet" \
+  --method "dualprnet-linear=--method dualprnet --weights dualprnet-ixi2mm" \
+  --method "voxelmorph=--method voxelmorph" \
+  --method "ldgnet=--method ldgnet" \
+  --method "dualflow=--method dualflow" \
+  --method "jointaffine=--method jointaffine" \
+  --method "simcnn=--method simcnn" \
   "$@"
