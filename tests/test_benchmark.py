@@ -176,7 +176,9 @@ def test_other_weights_are_another_measurement(
 
 def test_the_weights_of_a_line() -> None:
     by_name = Contender("a", ("--weights", "voxelmorph-ixi2mm", "--method", "voxelmorph"))
-    assert by_name.weights() == parse_contender("voxelmorph").weights() == find("voxelmorph-ixi2mm").sha256[:12]
+    assert (
+        by_name.weights() == parse_contender("voxelmorph").weights() == find("voxelmorph-ixi2mm").sha256[:12]
+    )
     assert Contender("b", ("--refine", "fast")).weights() == parse_contender("neuroreg").weights()
     none = (parse_contender("gaussnewton"), parse_contender("greedy"), Contender("c", ("--weights", "no.pt")))
     assert [contender.weights() for contender in none] == ["", "", ""]
