@@ -43,6 +43,7 @@ _REGIONS = (
 )  # fmt: skip
 _FRONT = 0.1  # intensity above which a voxel is head or brain
 _MARGIN = 2  # voxels of air about it
+_MOSTLY = 0.65  # a stripped brain lies by four fifths, a whole head by a third near its regions' centres
 _LEAST_VOXELS = 3  # of a region, for its centre to be known
 
 
@@ -183,8 +184,10 @@ class JointAffine:
         engine = AffineMethod(
             AffineConfig(survivor_iterations=0, half_iterations=self.config.polish, full_iterations=0)
         )
-        shape = tuple(fixed.shape[2:])
-        masks = [around(here.centres[0], shape) for here, _ in sightings]
+        masks = [
+            _brain(one, around(here.centres[0], tuple(fixed.shape[2:])))
+            for one, (here, _) in zip(torch.split(fixed, 1), sightings, strict=bool(sightings))
+        ]
         start = Prediction(torch.zeros_like(fixed).expand(-1, 3, -1, -1, -1), affine=affine)
         found = engine.predict(fixed, moving, start, fixed_mask=torch.cat(masks) if masks else None).affine
         assert found is not None
@@ -332,6 +335,12 @@ def _through(moving: Tensor, affine: Tensor, shape: tuple[int, ...]) -> Tensor:
     """moving (B, 1, d, h, w) on the grid ``shape`` through affine (B, 3, 4); 0 outside."""
     places = field.identity(shape, device=moving.device).expand(len(moving), -1, -1, -1, -1)
     return field.sample(moving, field.affine_index(affine.float(), places), fill=0.0)
+
+
+def _brain(image: Tensor, near: Tensor) -> Tensor:
+    """``near`` of image (1, 1, D, H, W), bool; of one that hardly shows more, hence without a skull, all."""
+    front = image > _FRONT
+    return near | (front & near).sum().ge(_MOSTLY * front.sum())
 
 
 def _centre(image: Tensor) -> Tensor:
