@@ -14,8 +14,8 @@ from training_phantoms import LEFT, MIDDLE, NO_AUGMENTATION, RIGHT, toy_set
 from neuroreg import field
 from neuroreg.losses import similarity
 from neuroreg.methods.base import Batch, Prediction
-from neuroreg.methods.jointaffine import JointAffine, JointPrediction, _brain
-from neuroreg.nn.points import around, chain
+from neuroreg.methods.jointaffine import JointAffine, JointPrediction
+from neuroreg.nn.points import chain
 from neuroreg.training.checkpoint import save_weights
 from neuroreg.training.poses import Poses, draw_raw_pair
 
@@ -276,11 +276,3 @@ def test_what_is_saved_is_what_is_there_once(encoder: str, tmp_path: Path) -> No
     assert sum(t.numel() for t in network.state_dict().values()) == sum(
         p.numel() for p in network.parameters()
     )
-
-
-def test_the_brain_of_a_head_is_told_from_a_head_without_a_skull() -> None:
-    points = toy_set().label(0)[0, 0].nonzero().float()[::9] + torch.tensor([8.0, 10.0, 8.0])
-    near = around(points, SHAPE)
-    assert bool(_brain(head(), near).all())  # nothing but brain: nothing is left out
-    whole = torch.ones(1, 1, *SHAPE)
-    assert torch.equal(_brain(whole, near), near)

@@ -33,7 +33,7 @@ from neuroreg.methods.affine import AffineConfig, AffineMethod
 from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
 from neuroreg.nn.blocks import local_normalise
 from neuroreg.nn.joint import Decoder, Encoder, Norm, PointHead, PooledHead, grid_head
-from neuroreg.nn.points import Sighting, around, centroids, chain, fit_affine
+from neuroreg.nn.points import FRONT, Sighting, brain_around, centroids, chain, fit_affine
 
 # The regions of the training labels (DLMUSE) that every complete map holds, without vessels and unnamed ones.
 _REGIONS = (
@@ -41,9 +41,7 @@ _REGIONS = (
     *range(81, 96), *range(100, 110), *range(112, 126), 128, 129, *range(132, 158), *range(160, 188),
     *range(190, 208),
 )  # fmt: skip
-_FRONT = 0.1  # intensity above which a voxel is head or brain
 _MARGIN = 2  # voxels of air about it
-_MOSTLY = 0.65  # a stripped brain lies by four fifths, a whole head by a third near its regions' centres
 _LEAST_VOXELS = 3  # of a region, for its centre to be known
 
 
@@ -184,10 +182,8 @@ class JointAffine:
         engine = AffineMethod(
             AffineConfig(survivor_iterations=0, half_iterations=self.config.polish, full_iterations=0)
         )
-        masks = [
-            _brain(one, around(here.centres[0], tuple(fixed.shape[2:])))
-            for one, (here, _) in zip(torch.split(fixed, 1), sightings, strict=bool(sightings))
-        ]
+        images = torch.split(fixed, 1)
+        masks = [brain_around(here.centres[0], images[row]) for row, (here, _) in enumerate(sightings)]
         start = Prediction(torch.zeros_like(fixed).expand(-1, 3, -1, -1, -1), affine=affine)
         found = engine.predict(fixed, moving, start, fixed_mask=torch.cat(masks) if masks else None).affine
         assert found is not None
@@ -241,7 +237,7 @@ class JointAffine:
         """The regions in image (1, 1, D, H, W), whose voxels are ``step`` of the answer's. Air around is cut off."""
         head = self._parts.head
         assert head is not None
-        box = bounding_box(image > _FRONT, before=_MARGIN, after=_MARGIN)
+        box = bounding_box(image > FRONT, before=_MARGIN, after=_MARGIN)
         near = image if box is None else image[(slice(None), slice(None), *box)]
         logits = head(self._parts.aligner(self._parts.channels(near, near)))
         corner = torch.tensor([0, 0, 0] if box is None else [side.start for side in box])
@@ -337,15 +333,9 @@ def _through(moving: Tensor, affine: Tensor, shape: tuple[int, ...]) -> Tensor:
     return field.sample(moving, field.affine_index(affine.float(), places), fill=0.0)
 
 
-def _brain(image: Tensor, near: Tensor) -> Tensor:
-    """``near`` of image (1, 1, D, H, W), bool; of one that hardly shows more, hence without a skull, all."""
-    front = image > _FRONT
-    return near | (front & near).sum().ge(_MOSTLY * front.sum())
-
-
 def _centre(image: Tensor) -> Tensor:
     """Centre of mass (3,) float64 of what is brighter than air in image (1, 1, D, H, W)."""
-    places = (image[0, 0] > _FRONT).nonzero().double()
+    places = (image[0, 0] > FRONT).nonzero().double()
     middle = [(n - 1) / 2 for n in image.shape[2:]]
     return places.mean(0) if len(places) else torch.tensor(middle, dtype=torch.float64, device=image.device)
 
