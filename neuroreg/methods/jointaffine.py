@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from neuroreg import field
 from neuroreg.box import bounding_box
 from neuroreg.losses import labels, regularity, similarity
-from neuroreg.methods.affine import AffineConfig, AffineMethod
 from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
+from neuroreg.methods.jointaffine_finish import Finish
 from neuroreg.nn.blocks import local_normalise
 from neuroreg.nn.joint import Decoder, Encoder, Norm, PointHead, PooledHead, grid_head
-from neuroreg.nn.points import FRONT, Sighting, brain_around, centroids, chain, fit_affine
+from neuroreg.nn.points import FRONT, Sighting, centroids, chain, fit_affine
 
 # The regions of the training labels (DLMUSE) that every complete map holds, without vessels and unnamed ones.
 _REGIONS = (
@@ -88,6 +88,11 @@ class JointAffineConfig(MethodConfig):
     regions: tuple[int, ...] = Field(_REGIONS, min_length=4, description="Ids with a point each (points)")
     heat_level: int = Field(1, ge=0, le=2, description="Level of the heat maps below the image (points)")
     tolerance: float = Field(1.0, gt=0, description="Misfit at which a point counts half, voxels (points)")
+    settle: int = Field(
+        0,
+        ge=0,
+        description="How often the affine takes in that of the decoder's field; brains without a skull",
+    )
     polish: int = Field(
         0,
         ge=0,
@@ -170,24 +175,13 @@ class JointAffine:
     def predict_affine(self, fixed: Tensor, moving: Tensor) -> JointPrediction:
         """The affine part alone: one look at images (B, 1, ...) in any pose -> an affine and no displacement."""
         affine, sightings = self._align(fixed, moving, passes=self.config.passes)
-        if self.config.polish and not torch.is_grad_enabled():
-            affine = self._polish(fixed, moving, affine, sightings)
+        if not torch.is_grad_enabled() and (self.config.settle or self.config.polish):
+            centres = [here.centres[0] for here, _ in sightings]
+            affine = Finish(self.config.settle, self.config.polish, self._aligned)(
+                fixed, moving, affine, centres
+            )
         zero = torch.zeros(len(fixed), 3, *fixed.shape[2:], device=fixed.device)
         return JointPrediction(zero, affine=affine.float(), found_affine=True, sightings=sightings)
-
-    def _polish(
-        self, fixed: Tensor, moving: Tensor, affine: Tensor, sightings: tuple[tuple[Sighting, Sighting], ...]
-    ) -> Tensor:
-        """A few Gauss-Newton steps of method ``affine``; where points were found, these say where the brain is."""
-        engine = AffineMethod(
-            AffineConfig(survivor_iterations=0, half_iterations=self.config.polish, full_iterations=0)
-        )
-        images = torch.split(fixed, 1)
-        masks = [brain_around(here.centres[0], images[row]) for row, (here, _) in enumerate(sightings)]
-        start = Prediction(torch.zeros_like(fixed).expand(-1, 3, -1, -1, -1), affine=affine)
-        found = engine.predict(fixed, moving, start, fixed_mask=torch.cat(masks) if masks else None).affine
-        assert found is not None
-        return found
 
     def _align(
         self, fixed: Tensor, moving: Tensor, *, passes: int, level: int = 0
