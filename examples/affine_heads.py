@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from neuroreg.benchmark_pairs import LabelledPair, common_ids, folder_pairs
+from neuroreg.cli.options import parse_pairs
 from neuroreg.io.images import read_image, read_labels, write_image
 from neuroreg.io.tables import read_csv, read_label_names, write_csv
 from neuroreg.io.transforms import read_transform
@@ -64,10 +65,12 @@ def ours(engine: Engine, config: RegisterConfig, fixed: Volume, moving: Volume) 
 
 
 def of_neuroreg(name: str, weights: str | None) -> Finder:
-    """``neuroreg affine --method NAME``, loaded once."""
+    """``neuroreg affine --method NAME``, loaded once; NAME:KEY=VALUE sets an option of it."""
+    method, _, option = name.partition(":")
     config = RegisterConfig(
-        fixed=Path("f"), moving=Path("m"), method="affine", affine=name, weights=weights, threads=1
-    )
+        fixed=Path("f"), moving=Path("m"), method="affine", affine=method, weights=weights, threads=1,
+        options=parse_pairs([option]) if option else {},
+    )  # fmt: skip
     return partial(ours, load_engine(config), config)
 
 
@@ -153,7 +156,7 @@ def summary(rows: list[Row]) -> Iterator[str]:
             mine = [r for r in here if r.method == name and (r.fixed, r.moving) in shared]
             dice, wall, cpu = (np.mean([getattr(r, k) for r in mine]) for k in ("dice", "wall_s", "cpu_s"))
             yield (
-                f"{data:8} {degrees:4.0f} deg {name:12} {len(mine):3} pairs  Dice {dice:.4f} "
+                f"{data:8} {degrees:4.0f} deg {name:20} {len(mine):3} pairs  Dice {dice:.4f} "
                 f"(least {min(r.dice for r in mine):.4f})  {wall:.2f} s, {cpu:.2f} CPU s"
             )
 
@@ -169,7 +172,9 @@ def main() -> None:
     parser.add_argument("--ixi-split", default="test")
     parser.add_argument("--pairs", type=int, default=6, help="of each data set")
     parser.add_argument("--degrees", type=float, nargs="+", default=[0.0, 30.0])
-    parser.add_argument("--methods", nargs="+", default=["affine", "jointaffine", "ants"])
+    parser.add_argument(
+        "--methods", nargs="+", default=["affine", "jointaffine", "jointaffine:polish=4", "ants"]
+    )
     parser.add_argument("--weights", help="of jointaffine: name or file")
     parser.add_argument("--threads", type=int, default=1, help="of ours; for antspyx set the environment's")
     given = parser.parse_args()
@@ -190,7 +195,7 @@ def main() -> None:
                     if (data, pair.fixed_id, pair.moving_id, f"{degrees:g}", name) in rows:
                         continue
                     if name not in finders:
-                        weights = given.weights if name == "jointaffine" else None
+                        weights = given.weights if name.startswith("jointaffine") else None
                         finders[name] = of_ants if name == "ants" else of_neuroreg(name, weights)
                     row = measure(name, finders[name], pair, data, degrees, ids, seed=number)
                     rows[row.key] = row

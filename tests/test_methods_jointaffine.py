@@ -15,6 +15,7 @@ from neuroreg import field
 from neuroreg.losses import similarity
 from neuroreg.methods.base import Batch, Prediction
 from neuroreg.methods.jointaffine import JointAffine, JointPrediction
+from neuroreg.methods.jointaffine_finish import Finish, settle
 from neuroreg.nn.points import chain
 from neuroreg.training.checkpoint import save_weights
 from neuroreg.training.poses import Poses, draw_raw_pair
@@ -276,3 +277,36 @@ def test_what_is_saved_is_what_is_there_once(encoder: str, tmp_path: Path) -> No
     assert sum(t.numel() for t in network.state_dict().values()) == sum(
         p.numel() for p in network.parameters()
     )
+
+
+def test_settling_takes_in_the_affine_that_the_displacements_agree_on() -> None:
+    rest = torch.cat((1.02 * torch.eye(3), torch.tensor([[0.5], [-1.0], [0.2]])), 1)[None]
+    image, seen = head(), []
+
+    def deform(fixed: Tensor, moved: Tensor) -> Prediction:
+        seen.append(moved)
+        places = field.identity(SHAPE)
+        u = field.affine_index(rest, places) - places
+        u[..., :14] += 5.0  # a part that disagrees
+        return Prediction(u if len(seen) == 1 else torch.zeros_like(u))
+
+    found = settle(image, head((5, 14, 6)), shift(-3, 4, -2), deform, 2)
+    torch.testing.assert_close(seen[0], image)  # the decoder sees the moving image aligned so far
+    torch.testing.assert_close(found.float(), chain(rest, shift(-3, 4, -2)), atol=0.1, rtol=0)
+
+
+def test_a_head_with_its_skull_is_polished_but_not_settled() -> None:
+    calls: list[int] = []
+
+    def deform(fixed: Tensor, moved: Tensor) -> Prediction:
+        calls.append(1)
+        return Prediction(torch.zeros(1, 3, *SHAPE))
+
+    brain = head()
+    points = (brain[0, 0] > 0.3).nonzero().float()[::9]
+    whole = brain + 0.5
+    finish = Finish(1, 0, deform)
+    for image, expected in ((whole, 0), (brain, 1)):
+        found = finish(image, image, shift(0, 0, 0), [points])
+        assert len(calls) == expected
+        torch.testing.assert_close(found.float(), shift(0, 0, 0), atol=1e-4, rtol=0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from neuroreg import field
-from neuroreg.nn.points import Sighting, around, centroids, chain, fit_affine
+from neuroreg.nn.points import Sighting, around, brain_around, centroids, chain, fit_affine
 
 IDS = torch.tensor([3, 4, 9])
 
@@ -139,3 +139,13 @@ def test_the_neighbourhood_of_a_ball_of_points_is_about_that_ball() -> None:
     assert float((found[0, 0] & inside).sum() / inside.sum()) > 0.95
     assert float((found[0, 0] & ~inside).sum() / inside.sum()) < 1.0
     torch.testing.assert_close(found[0, 0].nonzero().float().mean(0), centre, atol=1.0, rtol=0)
+
+
+def test_a_head_without_a_skull_is_all_brain() -> None:
+    shape = (40, 48, 44)
+    inside = (field.identity(shape)[0] - 21.0).norm(dim=0) < 15.0
+    points, whole = inside.nonzero().float()[::97], torch.ones(1, 1, *shape)
+    near = around(points, shape)
+    assert not bool(near.all())
+    assert torch.equal(brain_around(points, whole), near)
+    assert bool(brain_around(points, inside[None, None].float()).all())

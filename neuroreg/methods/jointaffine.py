@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from neuroreg import field
 from neuroreg.box import bounding_box
 from neuroreg.losses import labels, regularity, similarity
-from neuroreg.methods.affine import AffineConfig, AffineMethod
 from neuroreg.methods.base import Batch, MethodConfig, Prediction, Stage, align_moving, fast_convolutions
+from neuroreg.methods.jointaffine_finish import Finish
 from neuroreg.nn.blocks import local_normalise
 from neuroreg.nn.joint import Decoder, Encoder, Norm, PointHead, PooledHead, grid_head
-from neuroreg.nn.points import Sighting, around, centroids, chain, fit_affine
+from neuroreg.nn.points import FRONT, Sighting, centroids, chain, fit_affine
 
 # The regions of the training labels (DLMUSE) that every complete map holds, without vessels and unnamed ones.
 _REGIONS = (
@@ -41,7 +41,6 @@ _REGIONS = (
     *range(81, 96), *range(100, 110), *range(112, 126), 128, 129, *range(132, 158), *range(160, 188),
     *range(190, 208),
 )  # fmt: skip
-_FRONT = 0.1  # intensity above which a voxel is head or brain
 _MARGIN = 2  # voxels of air about it
 _LEAST_VOXELS = 3  # of a region, for its centre to be known
 
@@ -89,6 +88,11 @@ class JointAffineConfig(MethodConfig):
     regions: tuple[int, ...] = Field(_REGIONS, min_length=4, description="Ids with a point each (points)")
     heat_level: int = Field(1, ge=0, le=2, description="Level of the heat maps below the image (points)")
     tolerance: float = Field(1.0, gt=0, description="Misfit at which a point counts half, voxels (points)")
+    settle: int = Field(
+        0,
+        ge=0,
+        description="How often the affine takes in that of the decoder's field; brains without a skull",
+    )
     polish: int = Field(
         0,
         ge=0,
@@ -171,24 +175,13 @@ class JointAffine:
     def predict_affine(self, fixed: Tensor, moving: Tensor) -> JointPrediction:
         """The affine part alone: one look at images (B, 1, ...) in any pose -> an affine and no displacement."""
         affine, sightings = self._align(fixed, moving, passes=self.config.passes)
-        if self.config.polish and not torch.is_grad_enabled():
-            affine = self._polish(fixed, moving, affine, sightings)
+        if not torch.is_grad_enabled() and (self.config.settle or self.config.polish):
+            centres = [here.centres[0] for here, _ in sightings]
+            affine = Finish(self.config.settle, self.config.polish, self._aligned)(
+                fixed, moving, affine, centres
+            )
         zero = torch.zeros(len(fixed), 3, *fixed.shape[2:], device=fixed.device)
         return JointPrediction(zero, affine=affine.float(), found_affine=True, sightings=sightings)
-
-    def _polish(
-        self, fixed: Tensor, moving: Tensor, affine: Tensor, sightings: tuple[tuple[Sighting, Sighting], ...]
-    ) -> Tensor:
-        """A few Gauss-Newton steps of method ``affine``; where points were found, these say where the brain is."""
-        engine = AffineMethod(
-            AffineConfig(survivor_iterations=0, half_iterations=self.config.polish, full_iterations=0)
-        )
-        shape = tuple(fixed.shape[2:])
-        masks = [around(here.centres[0], shape) for here, _ in sightings]
-        start = Prediction(torch.zeros_like(fixed).expand(-1, 3, -1, -1, -1), affine=affine)
-        found = engine.predict(fixed, moving, start, fixed_mask=torch.cat(masks) if masks else None).affine
-        assert found is not None
-        return found
 
     def _align(
         self, fixed: Tensor, moving: Tensor, *, passes: int, level: int = 0
@@ -238,7 +231,7 @@ class JointAffine:
         """The regions in image (1, 1, D, H, W), whose voxels are ``step`` of the answer's. Air around is cut off."""
         head = self._parts.head
         assert head is not None
-        box = bounding_box(image > _FRONT, before=_MARGIN, after=_MARGIN)
+        box = bounding_box(image > FRONT, before=_MARGIN, after=_MARGIN)
         near = image if box is None else image[(slice(None), slice(None), *box)]
         logits = head(self._parts.aligner(self._parts.channels(near, near)))
         corner = torch.tensor([0, 0, 0] if box is None else [side.start for side in box])
@@ -336,7 +329,7 @@ def _through(moving: Tensor, affine: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _centre(image: Tensor) -> Tensor:
     """Centre of mass (3,) float64 of what is brighter than air in image (1, 1, D, H, W)."""
-    places = (image[0, 0] > _FRONT).nonzero().double()
+    places = (image[0, 0] > FRONT).nonzero().double()
     middle = [(n - 1) / 2 for n in image.shape[2:]]
     return places.mean(0) if len(places) else torch.tensor(middle, dtype=torch.float64, device=image.device)
 

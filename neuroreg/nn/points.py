@@ -8,9 +8,11 @@ from torch import Tensor
 
 from neuroreg import field
 
-_REACH = (
-    8.0  # voxels: 16 mm at 2 mm, about the distance of one region's centre from the next and from the surface
-)
+FRONT = 0.1
+"""intensity above which a voxel is head or brain"""
+
+_MOSTLY = 0.65  # of a stripped brain about .87 lies around its regions' centres, of a whole head about .35
+_REACH = 8.0  # voxels: at 2 mm about the distance of one region's centre from the next and from the surface
 _CELL_LEVEL = 2  # pyramid level on which points are counted
 
 
@@ -133,6 +135,15 @@ def around(points: Tensor, shape: tuple[int, ...]) -> Tensor:
     for finer in grids[-2::-1]:
         density = field.upsample(density, finer)
     return density >= enough
+
+
+def brain_around(points: Tensor, image: Tensor) -> Tensor:
+    """Where the brain of image (1, 1, D, H, W) is, given the centres (K, 3) of its regions: bool, the same shape.
+
+    What lies around them; of an image that hardly shows more, hence has no skull, everything.
+    """
+    near, front = around(points, tuple(image.shape[2:])), image > FRONT
+    return near | (front & near).sum().ge(_MOSTLY * front.sum())
 
 
 def chain(first: Tensor, then: Tensor) -> Tensor:
