@@ -86,8 +86,7 @@ def test_the_parameters_are_those_counted_by_hand(preset: str, divide: int, mill
     widths = [6, *(w // divide for w in (64, 64, 128, 128, 256, 256, 512, 512))]
     dense = [*(w // divide for w in (512, 1024, 512)), 3]
     count = sum(27 * a * b + b for a, b in pairwise(widths)) + sum(a * b + b for a, b in pairwise(dense))
-    with torch.device("meta"):
-        made = sum(p.numel() for p in simcnn.Network(SimCNN.Config(preset=preset)).parameters())
+    made = sum(p.numel() for p in simcnn.Network(SimCNN.Config(preset=preset)).parameters())
     assert made == count
     assert count / 1e6 == pytest.approx(millions, rel=0.01)
 
@@ -446,13 +445,13 @@ def test_training_needs_a_displacement_within_tau() -> None:
         method().objective(batch)
 
 
-def test_a_few_steps_on_one_pair_lower_the_loss_and_raise_the_score() -> None:
-    made = method(points=8, similarity="centred", batch_norm=True)
+def test_a_few_steps_on_one_pair_lower_the_loss() -> None:
+    made = method(similarity="centred", batch_norm=True)
     optimizer = torch.optim.AdamW(made.network.parameters(), lr=1e-3)
     batch = pair()
-    inputs, targets = made.examples(batch, 8)
+    inputs, targets = made.examples(batch, 4)
     losses = []
-    for _ in range(6):
+    for _ in range(5):
         loss = torch.nn.functional.mse_loss(made.network(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
