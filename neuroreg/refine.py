@@ -9,8 +9,8 @@ from neuroreg.registry import unknown_name
 
 ITERATIONS: dict[str, Iterations] = {
     "fast": (4, 8, 0, 3),
-    "mid": (8, 8, 2, 5),
-    "std": (12, 12, 8, 8),
+    "mid": (12, 10, 6, 8),
+    "std": (20, 14, 12, 11),
     "best": (30, 20, 20, 15),
 }
 """of every preset; a few of the cheap 4 mm iterations help even from a network's field"""
