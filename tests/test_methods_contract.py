@@ -106,7 +106,7 @@ def test_the_gradient_reaches_every_parameter(name: str) -> None:
     method = make(name)
     if not isinstance(method, TrainableMethod):
         pytest.skip(f"{name} has nothing to train")
-    shape = legal(method.divisor, (32, 36, 40))
+    shape = legal(method.divisor, (16, 20, 24))
     fixed, moving = head(shape, 1), head(shape, 2)
     method.network.train()
     regions = [(60 * image).long() for image in (fixed, moving)]
