@@ -219,8 +219,10 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
 
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as stream:
-        start = stream.read(4)
-    if path.suffix in _PICKLES or start.startswith(_PICKLE_STARTS):
+        start = stream.read(9)
+    # Safetensors begin with the length of a JSON header, whose lowest byte may well be that of a pickle.
+    is_safe = start[8:] == b"{" and 8 + int.from_bytes(start[:8], "little") <= path.stat().st_size
+    if path.suffix in _PICKLES or (start.startswith(_PICKLE_STARTS) and not is_safe):
         raise DataError(
             "this is a pickle, which can run code when it is loaded; it was not opened",
             file=path,

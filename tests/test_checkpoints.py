@@ -233,6 +233,17 @@ def test_fault_66_a_pickle_is_refused_and_never_opened(
     assert not trace.exists()
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path: Path) -> None:
+    file = tmp_path / "own.safetensors"
+    lengths = set()
+    for padding in range(256):  # headers are padded to multiples of 8: one of these ends in byte 0x80
+        metadata = {"method": "voxelmorph", "config": "{}", "name": "x" * padding}
+        save_file({"w": torch.ones(2)}, file, metadata=metadata)
+        lengths.add(file.read_bytes()[0])
+        assert checkpoints.find(file).method == "voxelmorph"
+    assert 0x80 in lengths
+
+
 def test_a_file_is_described_by_the_recipe_beside_it(tmp_path: Path) -> None:
     save_file(network().state_dict(), tmp_path / "My weights.safetensors", metadata={"method": "neuroreg"})
     recipe = (
