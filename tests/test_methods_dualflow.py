@@ -442,16 +442,6 @@ def test_the_segmentation_learns_first_then_everything() -> None:
     assert [s.steps for s in method().stages(10, 1e-4)] == [10, 0]
 
 
-def test_the_segmentation_may_learn_once_more_at_the_end() -> None:
-    made = method(segment_steps=3, segment_rate=2e-3, resegment_steps=2)
-    alone, joint, again = made.stages(10, 1e-4)
-    assert (alone.steps, joint.steps, again.steps) == (3, 5, 2)
-    assert (again.learning_rate, again.parameters) == (2e-3, alone.parameters)
-    assert again.objective == alone.objective
-    assert again.score == alone.score
-    assert [s.steps for s in method(ablation="global", resegment_steps=2).stages(10, 1e-4)] == [10]
-
-
 def test_the_segmentation_stage_minimises_eq_2_and_is_judged_by_dice() -> None:
     made, pair = method(), batch()
     alone = made.stages(10, 1e-4)[0]

@@ -72,9 +72,6 @@ class DualFlowConfig(MethodConfig):
         2000, ge=0, description="First training steps, of the segmentation network alone"
     )
     segment_rate: float = Field(1e-4, gt=0, description="Peak learning rate of these steps")
-    resegment_steps: int = Field(
-        0, ge=0, description="Last training steps, of the segmentation alone again (after coarse images)"
-    )
     detach_masks: bool = Field(True, description="No gradient from the registration to the segmentation")
     normalised_input: bool = Field(
         False, description="Every network also reads its images locally normalised (not in the paper)"
@@ -290,28 +287,20 @@ class DualFlow:
         return torch.stack(terms).sum()
 
     def stages(self, steps: int, learning_rate: float) -> tuple[Stage, ...]:
-        """The segmentation network, if there is one and it has steps; then everything; the former once more."""
-        network, config = self.network, self.config
-        first = 0 if network.segment is None else min(config.segment_steps, steps)
-        last = 0 if network.segment is None else min(config.resegment_steps, steps - first)
-        plan = (
-            self._segmenting("segment", first),
-            Stage("joint", tuple(network.parameters()), steps - first - last, learning_rate),
-            self._segmenting("resegment", last),
-        )
-        return tuple(stage for stage in plan if stage.steps or stage.name == "joint")
-
-    def _segmenting(self, name: str, steps: int) -> Stage:
-        """The segmentation network alone, on single images."""
-        segment = self.network.segment
-        return Stage(
-            name,
-            tuple(segment.parameters()) if isinstance(segment, nn.Module) else (),
-            steps,
+        """The segmentation network, if there is one and it has steps; then everything."""
+        network, first = self.network, min(self.config.segment_steps, steps)
+        everything = tuple(network.parameters())
+        if network.segment is None or not first:
+            return (Stage("joint", everything, steps, learning_rate),)
+        alone = Stage(
+            "segment",
+            tuple(network.segment.parameters()),  # type: ignore[union-attr]  # a SegCNN
+            first,
             self.config.segment_rate,
             objective=self._segmentation_loss,
             score=self._segmentation_dice,
         )
+        return (alone, Stage("joint", everything, steps - first, learning_rate))
 
     def _segmentation_loss(self, batch: Batch) -> Mapping[str, Tensor]:
         logits = self.network.segmented(batch.fixed, batch.moving)  # type: ignore[operator]  # a Network
