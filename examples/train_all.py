@@ -3,8 +3,8 @@
 python examples/train_all.py DATA [--dry-run] [--ablations] [--only NAME] [--device cpu|cuda] [--threads N] [--restart]
 
 Works in the folder that holds weights/ and examples/ablations/; runs lie in runs/NAME. The budget is that of the
-device: with --device cuda, and where there is a graphics card, a recipe's ``gpu`` options count. What a recipe begins
-with is trained before it. Ablations are never published. One recipe that fails does not stop the others.
+device: with --device cuda, and where there is a graphics card, a recipe's ``gpu`` options count. What a recipe
+begins with is trained before it, an ablation too. Ablations are never published. One that fails stops no other.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from neuroreg.device import choose_device
-from neuroreg.training.plan import Job, plan_training
+from neuroreg.training.plan import Job, plan_training, without_spare
 
 WEIGHTS, ABLATIONS, RUNS = Path("weights"), Path("examples/ablations"), Path("runs")
 PUBLISH = Path(__file__).with_name("publish_weights.py")
@@ -59,9 +59,10 @@ def main() -> int:
     given = parser.parse_args()
     device = choose_device(given.device).type
     manifest = WEIGHTS / "manifest.json"
-    jobs = list(plan_training([*WEIGHTS.glob("*.yaml")], manifest=manifest, runs=RUNS, device=device))
-    if given.ablations:
-        jobs += plan_training([*ABLATIONS.glob("*.yaml")], manifest=None, runs=RUNS, device=device)
+    recipes, ablations = [*WEIGHTS.glob("*.yaml")], [*ABLATIONS.glob("*.yaml")]
+    jobs = plan_training(recipes, unpublished=ablations, manifest=manifest, runs=RUNS, device=device)
+    if not (given.ablations or given.only):
+        jobs = without_spare(jobs)
     wrong = []
     for job in jobs:
         if given.only and job.recipe.name not in given.only:

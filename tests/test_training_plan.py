@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from neuroreg.errors import DataError
 from neuroreg.io.files import sha256
-from neuroreg.training.plan import is_exhausted, plan_training, steps_done
+from neuroreg.training.plan import is_exhausted, plan_training, steps_done, without_spare
 from neuroreg.training.recipe import Recipe, load_recipe
 from neuroreg.training.trainer import recipe_digest
 
@@ -60,7 +60,11 @@ def ran(folder: Path, recipe: Recipe, *, step: int, best: int, log: bool = True)
 
 
 def only(folder: Path, path: Path, *, device: str = "cpu", manifest: Path | None = None) -> tuple[str, str]:
-    (job,) = plan_training([path], manifest=manifest, runs=folder / "runs", device=device)
+    given = ([], [path]) if manifest is None else ([path], [])
+    published, unpublished = given
+    (job,) = plan_training(
+        published, unpublished=unpublished, manifest=manifest, runs=folder / "runs", device=device
+    )
     return job.action, job.why
 
 
@@ -121,8 +125,22 @@ def test_what_a_recipe_begins_with_comes_first(tmp_path: Path) -> None:
         write(tmp_path, "b", initial="runs/a/best.safetensors"),
         write(tmp_path, "c", initial="elsewhere"),
     ]
-    jobs = plan_training(paths, manifest=None, runs=tmp_path, device="cpu")
+    jobs = plan_training([], unpublished=paths, runs=tmp_path, device="cpu")
     assert [job.recipe.name for job in jobs] == ["c", "a", "b"]
     paths.append(write(tmp_path, "d", initial="d"))
     with pytest.raises(DataError, match="begin with one another: d"):
-        plan_training(paths, manifest=None, runs=tmp_path, device="cpu")
+        plan_training([], unpublished=paths, runs=tmp_path, device="cpu")
+
+
+def test_an_unpublished_recipe_is_trained_when_one_to_be_trained_begins_with_it(tmp_path: Path) -> None:
+    first, spare = write(tmp_path, "first"), write(tmp_path, "spare")
+    begins = write(tmp_path, "begins", initial="runs/first/best.safetensors")
+    manifest = published(tmp_path, "begins", steps=60)
+    plan = {"unpublished": [first, spare], "manifest": manifest, "runs": tmp_path / "runs", "device": "cpu"}
+    jobs = plan_training([begins], **plan)
+    assert {job.recipe.name for job in jobs} == {"first", "spare", "begins"}
+    kept = [(job.recipe.name, job.action, job.publishes) for job in without_spare(jobs)]
+    assert kept == [("first", "train", False), ("begins", "train", True)]
+    plan["manifest"] = published(tmp_path, "begins", steps=100)
+    kept = [(job.recipe.name, job.action) for job in without_spare(plan_training([begins], **plan))]
+    assert kept == [("begins", "keep")]

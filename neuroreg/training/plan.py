@@ -33,25 +33,36 @@ class Job:
 
 
 def plan_training(
-    recipes: Sequence[Path], *, manifest: Path | None, runs: Path, device: str
+    published: Sequence[Path],
+    *,
+    unpublished: Sequence[Path] = (),
+    manifest: Path | None = None,
+    runs: Path,
+    device: str,
 ) -> tuple[Job, ...]:
     """One job per recipe file, those that others begin with (``initial``) before them.
 
-    ``manifest``: the manifest.json that the weights are published in; None: nothing is published, a finished run is
-    enough. ``device``: cpu or cuda, for the budget. Raises NoInputError, DataError (a recipe, or a circle of them).
+    ``published``: recipes whose weights ``manifest`` lists, or should. ``unpublished``: recipes of which a finished run
+    is enough. ``device``: cpu or cuda, for the budget. Raises NoInputError, DataError (a recipe, or a circle of them).
     """
-    records = {} if manifest is None else _records(manifest)
+    records, home = ({}, Path()) if manifest is None else (_records(manifest), manifest.parent)
     jobs = []
-    for path in _ordered(recipes):
+    for path in _ordered([*published, *unpublished]):
         recipe = load_recipe(path)
-        run = runs / recipe.name
-        lacks = None if manifest is None else _lack(recipe, device, records.get(recipe.name), manifest.parent)
-        mine = recipe.on(device)
-        if manifest is not None and lacks is None:
+        run, mine = runs / recipe.name, recipe.on(device)
+        lacks = None if path in unpublished else _lack(recipe, device, records.get(recipe.name), home)
+        if path in published and lacks is None:
             jobs.append(Job(path, mine, run, "keep", True, "published"))
         else:
             jobs.append(_job(path, mine, run, lacks))
     return tuple(jobs)
+
+
+def without_spare(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """The jobs that publish, and those whose weights a training among them begins with."""
+    paths = {job.recipe.name: job.path for job in jobs}
+    begins = {_named(job.recipe.initial, paths) for job in jobs if job.action in ("train", "conflict")}
+    return tuple(job for job in jobs if job.publishes or job.recipe.name in begins)
 
 
 def _job(path: Path, recipe: Recipe, run: Path, lacks: str | None) -> Job:
