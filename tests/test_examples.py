@@ -135,6 +135,7 @@ def test_a_reproduction_goes_on_where_it_was_and_its_page_needs_rows_alone(
     assert "IXI 1 of" not in example(*asked, "--pairs", "0", "--ixi-pairs", "2", "--threads", "1")
 
 
+@pytest.mark.slow
 def test_the_affine_is_led_astray_by_neither_turns_nor_axis_orders(tmp_path: Path, example: Example) -> None:
     images, labels = phantoms.save_pair(tmp_path), phantoms.save_labels(tmp_path)
     lines = example(

@@ -90,6 +90,7 @@ def test_sharpening_reaches_what_is_wanted_and_keeps_the_background() -> None:
     assert float(crisp.min()) >= 0
 
 
+@pytest.mark.slow
 def test_the_example_publishes_what_the_product_loads(
     data: PackedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
