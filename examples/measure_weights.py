@@ -26,7 +26,7 @@ def unregistered(data: PackedSet, pairs: int) -> float:
 def main(weights: Path, pack: Path, pairs: int) -> dict[str, object]:
     """{pairs, dice_affine, dice, folded_percent}, and the Dice of a parcellation network that was trained first."""
     recipe = load_recipe(weights.with_suffix(".yaml"))
-    method = build(recipe)
+    method = build(recipe.model_copy(update={"initial": None}))  # the weights hold everything
     checkpoints.load_into(method.network, checkpoints.find(weights))
     data = load_pack(pack)
     stages, cpu = method.stages(recipe.steps, recipe.learning_rate), torch.device("cpu")

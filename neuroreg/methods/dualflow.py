@@ -11,7 +11,8 @@ every second one of the finer level, and linear upsampling on the same alignment
 N(0, 1e-5) and are linear (the text would put a normalisation behind them); independent weights of the two
 registration networks; a correlation window of 9 voxels; the seven groups of regions; the segmentation network
 learning first and alone, and its loss, which Eq. 12 leaves out, staying at weight 1 after; no gradient of the
-registration to the segmentation.
+registration to the segmentation. AdamW and one cycle of the rate; of the paper's augmentation, mirrors from left to
+right alone (the brain's other halves differ), and a random matrix instead of rotations by up to 25 degrees.
 
 Read otherwise than printed: the denominator of Eqs. 3 and 6 is the root of the product of two sums, the correlation
 coefficient; both compare with the warped image; every correlation is averaged over the windows that have texture in

@@ -3,10 +3,11 @@
 One encoder reads each image by itself; a pyramid of refined feature maps is registered coarse to fine, the moving
 features warped by the field so far, one convolution per level giving the update.
 
-Filled in, because the paper does not say: encoder widths 8, 16, 32, 32 and pyramid width 32, batch normalisation
-over both images together, updates without gradient through the feature warp and the loss terms' form are those of
-the authors' released configuration; the flow convolutions start at N(0, 1e-5), since with default initial weights
-the first step warps by random fields.
+Filled in, because the paper does not say: encoder widths 8, 16, 32, 32 and pyramid width 32, a 3 x 3 x 3 convolution at
+the end of each refine unit (the paper has an addition), batch normalisation over both images together, updates without
+gradient through the feature warp and the form of the loss terms are those of the authors' released configuration, but
+the correlation is averaged inside the fixed brain; the flow convolutions start at N(0, 1e-5), those of ``corr`` at
+N(0, 1e-3), since with default initial weights the first step warps by random fields. AdamW and one cycle of the rate.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ class DualPRConfig(MethodConfig):
     head: Literal["linear", "corr"] = Field(
         "linear",
         description="From both feature maps to the update: one convolution (the paper), or a local correlation "
-        "in 27 directions and three convolutions (as in Dual-PRNet++)",
+        "in 27 directions and three convolutions (in the spirit of Dual-PRNet++)",
     )
     widths: tuple[int, int, int, int] = Field((8, 16, 32, 32), description="Encoder channels, fine to coarse")
     normalised_input: bool = Field(

@@ -10,8 +10,13 @@ closed form, the more often (``passes``) the better aligned what it reads.
 Filled in, because the paper does not say: LeakyReLU slope 0.2, instance normalisation (one pair a step would mix the
 unaligned and the aligned one in a batch's statistics), width 32 and eight groups in the dilated block, decoder widths
 32, 32, 16 with group normalisation, zero start of the affine head, which acts about the grid's centre after centres of
-mass are on each other. The paper's correlations lack squares: here they are proper ones. Its weight 1000 of the
-smoothness is 0.11 for displacements in voxels.
+mass are on each other, the local correlation averaged inside the fixed brain, AdamW and one cycle of the rate (in the
+paper Adam, its rate halved every ten epochs). Its weight 1000 of the smoothness is 0.11 for displacements in voxels.
+
+Read otherwise than printed: the local correlation is squared and normalised, the global one is the plain coefficient,
+which tells a negative from a positive match. Beyond the paper: ``centres``, the distance of region centres after the
+affine, is learned from labels too (0 takes it away); the shipped weights have an encoder for each part (``encoder:
+separate``), so that Dice reaches the field alone.
 """
 
 from collections.abc import Mapping
@@ -72,7 +77,11 @@ class JointAffineConfig(MethodConfig):
     window: int = Field(9, ge=3, le=15, description="Side of the LNCC window, voxels")
     smoothness: float = Field(0.11, ge=0, description="Weight of the diffusion of the displacement")
     correlation: float = Field(1.0, ge=0, description="Weight of 1 - NCC after the affine")
-    dice: float = Field(1.0, ge=0, description="Weight of 1 - soft Dice; 0: no anatomical loss (ablation)")
+    dice: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of 1 - soft Dice of the whole map; 0: no anatomical loss of the field (ablation)",
+    )
     dice_rois: int = Field(8, ge=1, description="Regions drawn at each training step")
     centres: float = Field(
         1.0, ge=0, description="Weight of the distance of region centres after the affine (not in the paper)"
@@ -91,7 +100,7 @@ class JointAffineConfig(MethodConfig):
     settle: int = Field(
         0,
         ge=0,
-        description="How often the affine takes in that of the decoder's field; brains without a skull",
+        description="How often the affine takes in that of the decoder's field (points; brains without a skull)",
     )
     polish: int = Field(
         0,

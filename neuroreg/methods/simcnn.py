@@ -13,7 +13,8 @@ and 3, the last starting small so that tanh begins in its linear part; displacem
 by their common mean and standard deviation, the similarity taken of the intensities as they are, to whose scale it is
 blind; omega by bisection; the gradient magnitude divided by its 99th percentile; outliers clipped towards the median
 of their 20 neighbours; the thin-plate spline local, since an exact one of all points cannot be solved; active points
-drawn anew in every iteration. AdamW instead of SGD.
+drawn anew in every iteration; beyond two spacings of its lattice the spline's nearest value goes on; demons (``targets:
+syn_demons``) read one map of the tissues, not one each. AdamW instead of SGD.
 
 Where the text contradicts itself: displacements above tau are discarded, as Eq. 1 has it (the text says "saturated");
 Eq. 1 does not make the sizes uniform, as the text says it does, so by default it is followed by histogram equalisation.
