@@ -9,8 +9,8 @@ keeps the skip's width, so the attention joins both maps to that many channels; 
 channels (the text's "height and width" would leave nothing to attend to); the skip of the input images is not
 guided; He-normal weights in the enhancement, as in VoxelMorph's layers; LNCC window 9 inside the fixed brain,
 smoothness 1; AdamW and one cycle of the rate; the perceptron of ``mlp`` has a quarter of the channels; upsampling is
-linear and aligned by index. At 2 mm the coarsest map is about 5 x 6 x 5 voxels, where dilations of 6, 12 and 18 see one voxel each: the default
-dilations are 1, 2 and 4.
+linear and aligned by index. At 2 mm the coarsest map is about 5 x 6 x 5 voxels, where dilations of 6, 12 and 18 see
+one voxel each: the default dilations are 1, 2 and 4.
 """
 
 from collections.abc import Mapping

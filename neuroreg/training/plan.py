@@ -47,7 +47,7 @@ def plan_training(
     """
     records, home = ({}, Path()) if manifest is None else (_records(manifest), manifest.parent)
     jobs = []
-    for path in _ordered([*published, *unpublished]):
+    for path in _ordered([*sorted(published), *sorted(unpublished)]):
         recipe = load_recipe(path)
         run, mine = runs / recipe.name, recipe.on(device)
         lacks = None if path in unpublished else _lack(recipe, device, records.get(recipe.name), home)
@@ -122,8 +122,8 @@ def _records(manifest: Path) -> dict[str, dict[str, Any]]:
 
 
 def _ordered(recipes: Sequence[Path]) -> list[Path]:
-    """By name, each after the one whose weights it begins with."""
-    names = {load_recipe(path).name: path for path in sorted(recipes)}
+    """As given, each after the one whose weights it begins with."""
+    names = {load_recipe(path).name: path for path in recipes}
     begins = {name: _named(load_recipe(path).initial, names) for name, path in names.items()}
     order: list[str] = []
     while len(order) < len(names):
