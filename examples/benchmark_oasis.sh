@@ -22,6 +22,7 @@ exec "${PYTHON:-python}" -m neuroreg benchmark --oasis "$data" --split bench -o 
   --method greedy \
   --method "gaussnewton-mid=--method gaussnewton" \
   --method "gaussnewton-std=--method gaussnewton --set preset=std" \
+  --method "gaussnewton-best=--method gaussnewton --set preset=best" \
   --method "neuroreg=--method neuroreg" \
   --method "neuroreg-fast=--method neuroreg --refine fast" \
   --method "neuroreg-mid=--method neuroreg --refine mid" \
