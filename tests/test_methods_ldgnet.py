@@ -218,15 +218,15 @@ def test_a_few_steps_lower_the_loss() -> None:
 
 
 def test_the_recipes_of_the_four_ablations_differ_in_their_modules_alone() -> None:
-    paths = {
-        "none": ROOT / "weights" / "voxelmorph-ixi2mm.yaml",
-        "guidance": ROOT / "examples" / "ablations" / "ldgnet-guidance.yaml",
-        "enhancement": ROOT / "examples" / "ablations" / "ldgnet-enhancement.yaml",
-        "both": ROOT / "weights" / "ldgnet-ixi2mm.yaml",
+    names = {
+        "none": "voxelmorph-coarse",
+        "guidance": "ldgnet-guidance",
+        "enhancement": "ldgnet-enhancement",
+        "both": "ldgnet-coarse",
     }
     common, plain = [], []
-    for modules, path in paths.items():
-        recipe = load_recipe(path).on("cpu")
+    for modules, name in names.items():
+        recipe = load_recipe(ROOT / "examples" / "ablations" / f"{name}.yaml").on("cpu")
         made = build(recipe)
         assert getattr(made.config, "modules", "none") == modules  # type: ignore[attr-defined]
         common.append(recipe.model_dump(exclude={"name", "method", "config"}))
@@ -238,7 +238,7 @@ def test_the_recipes_of_the_four_ablations_differ_in_their_modules_alone() -> No
 @pytest.mark.parametrize("name", ["ldgnet", "voxelmorph"])
 def test_the_faithful_recipes_train_as_the_papers_do_within_the_same_budget(name: str) -> None:
     faithful = load_recipe(ROOT / "examples" / "ablations" / f"{name}-faithful.yaml").on("cpu")
-    shipped = load_recipe(ROOT / "weights" / f"{name}-ixi2mm.yaml").on("cpu")
+    coarse = load_recipe(ROOT / "examples" / "ablations" / f"{name}-coarse.yaml").on("cpu")
     kind = type(build(faithful).config)  # type: ignore[attr-defined]
     assert kind.model_validate(faithful.config) == kind()
-    assert faithful.model_dump(exclude={"name", "config"}) == shipped.model_dump(exclude={"name", "config"})
+    assert faithful.model_dump(exclude={"name", "config"}) == coarse.model_dump(exclude={"name", "config"})
