@@ -100,9 +100,8 @@ def find_entry(name: str, asked: Contestant) -> Entry:
         if 0 < done < recipe.steps and not is_exhausted(recipe, weights.parent):
             row["note"] = f"its training is at step {done} of {recipe.steps}"
         row |= {"steps": said.get("step", str(record.steps or "")), "budget": said.get("budget", "")}
-        if recipe.initial is not None:
-            begun = Path(recipe.initial)
-            row["steps"] += f" after {begun.parent.name or begun.name}"
+        if recipe.begins_with is not None:
+            row["steps"] += f" after {recipe.begins_with}"
     row |= {"weights": entry.contender.weights(), "arguments": entry.contender.shown}
     return entry
 

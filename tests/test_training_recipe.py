@@ -96,8 +96,7 @@ def test_the_recipes_beside_the_weights_build_their_networks() -> None:
             recipe = load_recipe(path).on(device)
             assert recipe.name == path.stem
             if recipe.initial is not None:  # published, or the run of an ablation that has a recipe
-                begun = Path(recipe.initial).parent.name or f"../../weights/{recipe.initial}"
-                assert (ABLATIONS / f"{begun}.yaml").is_file()
+                assert recipe.begins_with in {path.stem for path in [*found, *ABLATIONS.glob("*.yaml")]}
             method = build(recipe.model_copy(update={"initial": None}))
             assert sum(p.numel() for p in method.network.parameters()) > 10_000
             type(method).Config.model_validate({**recipe.config, **recipe.inference})
@@ -105,6 +104,25 @@ def test_the_recipes_beside_the_weights_build_their_networks() -> None:
 
 def recipe(**changes: object) -> Recipe:
     return Recipe.model_validate(GOOD | changes)
+
+
+@pytest.mark.parametrize(
+    ("initial", "name"),
+    [
+        (None, None),
+        ("a-1.5", "a-1.5"),
+        ("elsewhere/b.safetensors", "b"),
+        ("runs/c/best.safetensors", "c"),
+    ],
+)
+def test_what_a_recipe_begins_with_has_a_name(initial: str | None, name: str | None) -> None:
+    assert recipe(initial=initial).begins_with == name
+
+
+def test_weights_to_begin_with_that_are_not_trained_yet_are_named(tmp_path: Path) -> None:
+    missing = tmp_path / "runs" / "coarse" / "best.safetensors"
+    with pytest.raises(NoInputError, match=r"begins with coarse.*train the recipe coarse\.yaml first"):
+        build(recipe(initial=str(missing)))
 
 
 def test_unknown_and_untrainable_methods_are_usage_errors() -> None:

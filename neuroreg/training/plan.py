@@ -60,8 +60,7 @@ def plan_training(
 
 def without_spare(jobs: Sequence[Job]) -> tuple[Job, ...]:
     """The jobs that publish, and those whose weights a training among them begins with."""
-    paths = {job.recipe.name: job.path for job in jobs}
-    begins = {_named(job.recipe.initial, paths) for job in jobs if job.action in ("train", "conflict")}
+    begins = {job.recipe.begins_with for job in jobs if job.action in ("train", "conflict")}
     return tuple(job for job in jobs if job.publishes or job.recipe.name in begins)
 
 
@@ -124,20 +123,16 @@ def _records(manifest: Path) -> dict[str, dict[str, Any]]:
 def _ordered(recipes: Sequence[Path]) -> list[Path]:
     """As given, each after the one whose weights it begins with."""
     names = {load_recipe(path).name: path for path in recipes}
-    begins = {name: _named(load_recipe(path).initial, names) for name, path in names.items()}
+    begins = {name: load_recipe(path).begins_with for name, path in names.items()}
     order: list[str] = []
     while len(order) < len(names):
-        ready = [name for name in names if name not in order and begins[name] in (None, *order)]
+        ready = [
+            name
+            for name in names
+            if name not in order and (begins[name] not in names or begins[name] in order)
+        ]
         if not ready:
             rest = ", ".join(name for name in names if name not in order)
             raise DataError(f"these recipes begin with one another: {rest}", remedy="change their 'initial'")
         order += ready
     return [names[name] for name in order]
-
-
-def _named(initial: str | None, names: dict[str, Path]) -> str | None:
-    """Which of the names ``initial`` means: itself, NAME.safetensors or NAME/best.safetensors; None: another's."""
-    if initial is None:
-        return None
-    path = Path(initial)
-    return next((name for name in (initial, path.stem, path.parent.name) if name in names), None)

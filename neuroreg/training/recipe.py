@@ -118,6 +118,14 @@ class Recipe(BaseModel):
             changes["config"] = {**self.config, **self.gpu.config}
         return self.model_copy(update=changes)
 
+    @property
+    def begins_with(self) -> str | None:
+        """Name of the weights that ``initial`` means: a name, NAME.safetensors or NAME/best.safetensors."""
+        if self.initial is None or not self.initial.endswith(".safetensors"):
+            return self.initial
+        path = Path(self.initial)
+        return path.parent.name if path.stem == "best" else path.stem
+
     def as_trained(self, metadata: Mapping[str, str]) -> "Recipe":
         """The recipe as the device ran it that made the weights of this metadata: known by the steps of the run."""
         kinds = [self.on(device) for device in ("cpu", "cuda")]

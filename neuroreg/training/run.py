@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from neuroreg import checkpoints
 from neuroreg.device import choose_device
-from neuroreg.errors import DataError, UsageError
+from neuroreg.errors import DataError, NoInputError, UsageError
 from neuroreg.methods import METHODS
 from neuroreg.methods.base import TrainableMethod, flush_denormal
 from neuroreg.registry import find
@@ -129,5 +129,16 @@ def build(recipe: Recipe) -> TrainableMethod:
     except ValidationError as error:
         raise DataError(f"config of the method: {sentence(error)}") from error
     if recipe.initial is not None:
-        load_initial(method.network, checkpoints.find(recipe.initial))
+        load_initial(method.network, _initial(recipe.initial, recipe.begins_with))
     return method
+
+
+def _initial(place: str, name: str | None) -> checkpoints.WeightRecord:
+    """The weights to begin with. Raises NoInputError where they have still to be trained."""
+    if place.endswith(".safetensors") and not Path(place).is_file():
+        raise NoInputError(
+            f"this training begins with {name}, which is not there",
+            file=Path(place),
+            remedy=f"train the recipe {name}.yaml first, or let examples/train_all.sh do both",
+        )
+    return checkpoints.find(place)
