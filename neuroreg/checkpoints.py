@@ -34,8 +34,8 @@ class WeightRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="What --weights accepts")
-    kind: Literal["network", "template"] = "network"
-    method: str | None = Field(None, description="The method whose network this is; None for a template")
+    kind: Literal["network", "template", "sides"] = "network"
+    method: str | None = Field(None, description="The method whose network this is; None for the other kinds")
     file: str = Field(description="File name inside the weights home")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     also: dict[str, str] = Field({}, description="Further files that belong to it: file name -> sha256")

@@ -78,8 +78,8 @@ def run(
 
         record = register(config, progress=progress, reporter=_write_report, command=name)
     show_outcome(record, config.folder, given)
-    if config.strict_qc and not record.quality.passed:
-        raise QualityError("the result failed quality control: " + "; ".join(record.quality.reasons))
+    if config.strict_qc and not record.qc.passed:
+        raise QualityError("the result failed quality control: " + "; ".join(record.qc.reasons))
 
 
 def _write_report(path: Path, **page: Any) -> None:
@@ -107,7 +107,7 @@ def show_outcome(record: "RunRecord", folder: Path, given: Mapping[str, Any]) ->
     for warning in record.warnings:
         console.warn(warning, quiet=quiet)
     console.note(summary(record), quiet=quiet)
-    strict = bool(record.config.get("strict_qc")) and not record.quality.passed
+    strict = bool(record.config.get("strict_qc")) and not record.qc.passed
     if given["json"] and not strict:  # stdout carries one object; a failed one comes from the error
         console.emit({"folder": str(folder), **record.model_dump(mode="json")}, command=record.command)
     elif not given["json"]:
@@ -116,7 +116,7 @@ def show_outcome(record: "RunRecord", folder: Path, given: Mapping[str, Any]) ->
 
 def summary(record: "RunRecord") -> str:
     """The run in one line."""
-    figures = record.figures
+    figures = record.qc.figures
     parts = [
         f"{record.config.get('method')} on {record.device}",
         f"LNCC {_number(figures.get('lncc_before'))} -> {_number(figures.get('lncc_after'))}",
@@ -124,8 +124,8 @@ def summary(record: "RunRecord") -> str:
     ]
     if figures.get("dice_mean") is not None:
         parts.append(f"Dice {_number(figures['dice_mean'])}")
-    if not record.quality.passed:
-        parts.append("QUALITY CONTROL FAILED")
+    if not record.qc.passed:
+        parts.append(f"QUALITY: {record.qc.verdict.upper()} ({'; '.join(record.qc.reasons)})")
     return ", ".join([*parts, f"{record.seconds['total']:.1f} s"])
 
 

@@ -36,13 +36,16 @@ class Prediction:
     levels: tuple[Tensor, ...] = ()
     """coarse-to-fine fields, for multi-scale losses"""
     labels: tuple[Tensor, Tensor] | None = None
-    """soft segmentations of (fixed, moving), if the method makes them"""
+    """of the fixed image and of the moving one after the affine, both on the fixed grid, if the method segments: class
+    probabilities (B, C, ...), background first, or region numbers (B, 1, ...), 0 outside the brain"""
     level: int = 0
     """pyramid level of the displacement"""
     guides: tuple[Tensor, Tensor] | None = None
     """(B, K, ...) of fixed and moving, on pyramid level ``guide_level`` of their grids: what should match beside the
     intensities, and what refinement matches too"""
     guide_level: int = 0
+    label_level: int = 0
+    """pyramid level of ``labels``"""
 
     def at_level(self, level: int, shape: tuple[int, ...]) -> Tensor:
         """The displacement on pyramid level ``level`` with grid ``shape``, in voxels of that level."""

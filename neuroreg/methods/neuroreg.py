@@ -79,6 +79,8 @@ class _ImageView:
     """(B, 1, ...)"""
     codes: Mapping[int, Tensor]
     """(B, K, ...); empty without a parcellation network"""
+    regions: Tensor | None = None
+    """(B, 1, ...) int64 at the parcellation network's level; not while training"""
 
 
 class NeuroregMethod:
@@ -100,8 +102,8 @@ class NeuroregMethod:
         images of the plan.
 
         ``levels`` holds the field after every level, coarse to fine. ``guides`` are the codes, the moving ones of the
-        image after the affine, on the fixed grid. Without gradients the few voxels where the last field folds are
-        relaxed until none does.
+        image after the affine, on the fixed grid; ``labels`` the regions, likewise. Without gradients the few voxels
+        where the last field folds are relaxed until none does.
         """
         if not torch.is_grad_enabled():
             with fast_convolutions(fixed.device):
@@ -124,7 +126,10 @@ class NeuroregMethod:
         affine = None if start is None else start.affine
         level, at = min(steps) + 1, self._anatomy_level
         guides = (f.codes[at], m.codes[at]) if f.codes else None
-        return Prediction(u, None, affine, tuple(fields), level=level, guides=guides, guide_level=at)
+        labels = None if f.regions is None or m.regions is None else (f.regions, m.regions)
+        return Prediction(
+            u, None, affine, tuple(fields), labels, level, guides=guides, guide_level=at, label_level=at
+        )
 
     def _views(
         self, fixed: Tensor, moving: Tensor, start: Prediction | None
@@ -139,8 +144,9 @@ class NeuroregMethod:
             for _ in range(finest):  # what no step reads at full size need not be aligned there
                 image = field.downsample(image)
             images = _pyramid(align_moving(image, shape, to), finest, top)
-            codes, at = self._codes(images[self._anatomy_level]), self._anatomy_level
-            return _ImageView(images, {} if codes is None else _pyramid(codes, at, top + 1))
+            codes, regions = self._parcelled(images[self._anatomy_level])
+            found = {} if codes is None else _pyramid(codes, self._anatomy_level, top + 1)
+            return _ImageView(images, found, regions)
 
         place = None if start is None else _coarser(start, finest)
         if torch.is_grad_enabled():
@@ -165,10 +171,13 @@ class NeuroregMethod:
         return max(0, self._level_of(_ANATOMY_MM))
 
     @torch.no_grad()
-    def _codes(self, image: Tensor) -> Tensor | None:
-        """Anatomy codes of an image at the level the parcellation network was trained for, if there is one."""
+    def _parcelled(self, image: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Anatomy codes and regions of an image at the level the parcellation network was trained for, if there is one."""
         anatomy = getattr(self.network, "anatomy", None)
-        return None if anatomy is None else anatomy(image)
+        if anatomy is None:
+            return None, None
+        codes, regions = anatomy.codes_and_regions(image)
+        return codes, regions
 
     def _level(
         self,

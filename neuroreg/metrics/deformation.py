@@ -72,16 +72,24 @@ def ndv(displacement: DisplacementField | Tensor, mask: Tensor | None = None) ->
     return 100.0 * negative / int(inside.sum())
 
 
-def inverse_consistency_mm(
+def inverse_errors_mm(
     forward: Transform, inverse: Transform, geometry: Geometry, mask: Tensor | None = None
-) -> tuple[float, float]:
-    """Distance of inverse(forward(p)) from p over the masked voxels of ``geometry``: (mean, largest), mm."""
+) -> Tensor:
+    """Distance of inverse(forward(p)) from p at the masked voxels of ``geometry``, in their order: (N,) float64 mm."""
     points = geometry.points()
     points = points.reshape(-1, 3) if mask is None else points[_mask(mask, geometry.shape)]
     if not len(points):
         raise DataError("the mask is empty")
-    errors = [(inverse(forward(part)) - part).norm(dim=-1) for part in torch.split(points, _POINTS)]
-    distance = torch.cat(errors)
+    return torch.cat(
+        [(inverse(forward(part)) - part).norm(dim=-1) for part in torch.split(points, _POINTS)]
+    )
+
+
+def inverse_consistency_mm(
+    forward: Transform, inverse: Transform, geometry: Geometry, mask: Tensor | None = None
+) -> tuple[float, float]:
+    """Distance of inverse(forward(p)) from p over the masked voxels of ``geometry``: (mean, largest), mm."""
+    distance = inverse_errors_mm(forward, inverse, geometry, mask)
     return float(distance.mean()), float(distance.max())
 
 

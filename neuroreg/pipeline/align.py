@@ -1,6 +1,7 @@
 """From two volumes to the maps between them: conform, affine, method, refinement, back to the world."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,6 +53,8 @@ class Alignment:
     """the pair at COARSE_MM"""
     device: str
     warnings: tuple[str, ...] = ()
+    dice_estimated: float | None = None
+    """mean Dice of the method's own segmentations of the two images, moved by the map; None: it makes none"""
 
     @property
     def transform(self) -> Transform:
@@ -101,6 +104,7 @@ def _align_on(
     resources.preflight(fine.fixed.numel() * _BYTES_PER_NETWORK_VOXEL, what="the registration")
     with clock(engine.name):
         prediction = _run(method, fine, _start(fine, affine, device), device)
+        segmented = _segmentations(prediction, fine.fixed_grid)
     if config.refine is not None:
         with clock("refine"):
             same = method.spacing_mm == REFINE_MM and method.divisor % _DIVISOR == 0
@@ -109,7 +113,29 @@ def _align_on(
             prediction = prediction if same else _transfer(prediction, fine, finest)
             fine, prediction = finest, _refine(prediction, finest, config.refine, device)
     with clock("maps"):
-        return _to_world(prediction, fine, found)
+        return _estimated(_to_world(prediction, fine, found), segmented)
+
+
+def _segmentations(prediction: Prediction, grid: Geometry) -> tuple[Volume, Volume] | None:
+    """The method's own label maps of the fixed image and of the moving one after the affine, if it makes them."""
+    if prediction.labels is None:
+        return None
+    hard = (x if x.shape[1] == 1 else x.argmax(1, keepdim=True) for x in prediction.labels)
+    on = grid.level(prediction.label_level)
+    first, second = (Volume(x[0].to("cpu", torch.int64), on, is_label=True) for x in hard)
+    return first, second
+
+
+def _estimated(found: Alignment, segmented: tuple[Volume, Volume] | None) -> Alignment:
+    """With the overlap of the segmentations, the second one moved by the residual."""
+    if segmented is None or found.residual is None:
+        return found
+    from neuroreg.metrics.segmentation import mean_dice  # scipy, only when needed
+
+    fixed, moving = segmented
+    moved = resample(moving, found.residual, fixed.geometry)
+    dice = mean_dice(fixed.data, moved.data)
+    return replace(found, dice_estimated=dice if math.isfinite(dice) else None)
 
 
 def find_affine(config: RegisterConfig, engine: Engine, coarse: Conformed, device: torch.device) -> Affine:

@@ -59,7 +59,7 @@ class Engine:
     """with the name "affine" that which finds it"""
     affine: Method | AffinePart
     referee: Method
-    """method ``affine``: looks for a mirrored head"""
+    """method ``affine``: lays brains on the template that tells left from right"""
     weights: checkpoints.WeightRecord | None = None
     affine_weights: checkpoints.WeightRecord | None = None
     """those of ``affine`` where it is not the method's own part"""
@@ -112,6 +112,15 @@ def load_engine(config: RegisterConfig) -> Engine:
     plain = config.model_copy(update={"method": finder, "weights": None, "options": {}, "refine": None})
     found, affine_weights = _ready(finder, plain)
     return Engine(config.method, method, _affine_part(found), referee, weights, affine_weights)
+
+
+def head_referee() -> Method:
+    """The affine part of method ``jointaffine``: it lays whole heads on that template. Raises UnavailableError, DataError."""
+    kind, weights = _class_of("jointaffine"), checkpoints.default_for("jointaffine")
+    method = kind(kind.Config(**weights.config))
+    checkpoints.load_into(method.network, weights)
+    method.network.eval()
+    return AffinePart(method)
 
 
 def _affine_part(method: Any) -> Method | AffinePart:

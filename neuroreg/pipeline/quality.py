@@ -1,10 +1,11 @@
-"""How good a registration is: figures measured on the coarse pair, and the reasons not to trust it."""
+"""How good a registration is: figures measured on the coarse pair, inside the brain, and what they look like as maps."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neuroreg import field
@@ -15,69 +16,111 @@ from neuroreg.metrics.image import correlation
 from neuroreg.parallel import workers
 from neuroreg.pipeline.align import Alignment
 from neuroreg.pipeline.record import Quality
-from neuroreg.transforms import Transform, world_to_index
-from neuroreg.volume import Geometry
+from neuroreg.pipeline.sides import load_sides, sides_score
+from neuroreg.pipeline.verdict import verdict
+from neuroreg.preprocess.conform import Conformed
+from neuroreg.transforms import Affine, Transform, world_to_index
+from neuroreg.volume import Geometry, Volume
 
 WINDOW = 9
 """Side of the LNCC window on the coarse grid, voxels."""
 
-_MAX_FOLDED_PERCENT = 0.5
 _BINS = 12
-_LEAST_MONOTONE = 0.5
-_MIRROR_GAIN = 0.03
+_REGION_MM = 26.0  # side of the cubes whose worst is named
+_MOST_SAMPLES = 200_000  # for a percentile
+
+Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Figures by name (None: not defined), warnings, and the verdict."""
+    """The verdict with its figures, and maps on the coarse fixed grid."""
 
-    figures: dict[str, float | None]
-    warnings: tuple[str, ...]
     quality: Quality
+    maps: dict[str, Volume]
+    """"lncc": local similarity at the end, "inverse": inverse consistency error in mm; (1, Z, Y, X) float32"""
 
     def with_figure(self, name: str, value: float | None) -> "Findings":
         """The same findings and one figure more."""
-        return replace(self, figures={**self.figures, name: value})
+        figures = {**self.quality.figures, name: value}
+        return replace(self, quality=self.quality.model_copy(update={"figures": figures}))
 
 
 @torch.inference_mode()
 def judge(
-    alignment: Alignment, inverse: Transform | None, aligner: Method, *, doubts: Sequence[str] = ()
+    alignment: Alignment,
+    inverse: Transform | None,
+    aligner: Method,
+    *,
+    doubts: Sequence[str] = (),
+    whole_head: bool = False,
 ) -> Findings:
-    """Similarity before and after, regularity, size of the map, consistency with the inverse, inside the brain.
+    """Similarity, regularity, size and sanity of the map, consistency with the inverse, and the verdict over all.
 
-    ``aligner`` finds affine maps; it looks for a mirrored head. ``doubts`` about the inputs count against the result.
+    ``aligner`` lays both images on the template that tells left from right; for a ``whole_head`` it is one that finds
+    the brain in it. ``doubts`` count against the result; of whole heads what is known of brains alone is not judged.
     """
     with workers(alignment.coarse.fixed.device) as team:
-        measured, warnings = team.both(
-            lambda: _measure(alignment, inverse), lambda: _suspicions(alignment, aligner)
+        (figures, maps, place), sides = team.both(
+            lambda: _measure(alignment, inverse),
+            lambda: _sides(alignment.coarse, aligner, whole_head=whole_head),
         )
-    figures = {k: v if v is not None and math.isfinite(v) else None for k, v in measured.items()}
-    return Findings(figures, warnings, verdict(figures, (*doubts, *warnings)))
+    figures.update(sides)
+    quality = verdict(figures, doubts, whole_head=whole_head, place=place)
+    return Findings(quality, maps)
 
 
-def _measure(alignment: Alignment, inverse: Transform | None) -> dict[str, float | None]:
-    """Every figure by name."""
+def _measure(
+    alignment: Alignment, inverse: Transform | None
+) -> tuple[Figures, dict[str, Volume], tuple[float, float, float] | None]:
+    """Every figure by name, the maps, and where the images are least alike (LPS mm)."""
     pair = alignment.coarse
     grid, mask = pair.fixed_grid, pair.fixed_mask
     points = grid.points()
     ends = {"before": points, "affine": alignment.affine(points), "after": alignment.transform(points)}
-    figures: dict[str, float | None] = {}
+    figures: Figures = {}
     for name, end in ends.items():
         image = _read(pair.moving, end, pair.moving_grid)
+        likeness = lncc_map(pair.fixed, image, window=WINDOW)
         figures[f"ncc_{name}"] = correlation(pair.fixed, image, mask)
-        figures[f"lncc_{name}"] = float(lncc_map(pair.fixed, image, window=WINDOW)[mask].mean())
+        figures[f"lncc_{name}"] = float(likeness[mask].mean())
+    worst, index = worst_region(likeness, mask, round(_REGION_MM / grid.spacing[0]))
+    figures["lncc_worst"] = worst
+    figures["mask_overlap"] = _overlap(pair, ends["after"])
+    figures["contrast"] = monotone(*_blanked(pair, ends["affine"]))
     inside = mask[0, 0]
     for name, lengths in (
         ("displacement", (ends["after"] - points).norm(dim=-1)[inside]),
         ("residual", (ends["after"] - ends["affine"]).norm(dim=-1)[inside]),
     ):
         figures[f"{name}_mean_mm"], figures[f"{name}_max_mm"] = float(lengths.mean()), float(lengths.max())
+    figures["residual_global_mm"] = global_part_mm(points[inside], (ends["after"] - ends["affine"])[inside])
+    figures.update(affine_figures(alignment.affine))
     figures.update(_regularity(alignment, inside))
+    figures["dice_estimated"] = alignment.dice_estimated
+    maps = {"lncc": Volume(likeness[0], grid)}
     if inverse is not None:
-        mean, largest = deformation.inverse_consistency_mm(alignment.transform, inverse, grid, inside)
-        figures["inverse_consistency_mean_mm"], figures["inverse_consistency_max_mm"] = mean, largest
-    return figures
+        errors = deformation.inverse_errors_mm(alignment.transform, inverse, grid, inside)
+        figures["inverse_consistency_mean_mm"] = float(errors.mean())
+        figures["inverse_consistency_p95_mm"] = percentile(errors, 95.0)
+        figures["inverse_consistency_max_mm"] = float(errors.max())
+        maps["inverse"] = Volume(_painted(errors, inside)[None], grid)
+    z, y, x = index
+    place = (grid.voxel_to_world @ torch.tensor([x, y, z, 1], dtype=torch.float64))[:3].tolist()
+    return figures, maps, (place[0], place[1], place[2])
+
+
+def _painted(values: Tensor, inside: Tensor) -> Tensor:
+    """values (N,) at the voxels set in inside (D, H, W), NaN elsewhere."""
+    out = torch.full(inside.shape, math.nan)
+    out[inside] = values.to(torch.float32)
+    return out
+
+
+def percentile(values: Tensor, q: float) -> float:
+    """The q-th percentile of values (N,), of a regular sample where there are very many."""
+    step = max(1, values.numel() // _MOST_SAMPLES)
+    return float(torch.quantile(values[::step].to(torch.float64), q / 100.0))
 
 
 def _read(image: Tensor, points: Tensor, grid: Geometry) -> Tensor:
@@ -85,7 +128,55 @@ def _read(image: Tensor, points: Tensor, grid: Geometry) -> Tensor:
     return field.sample(image, world_to_index(points, grid).to(torch.float32), fill=0.0)
 
 
-def _regularity(alignment: Alignment, inside: Tensor) -> dict[str, float | None]:
+def worst_region(likeness: Tensor, mask: Tensor, side: int) -> tuple[float, tuple[int, int, int]]:
+    """The lowest mean of likeness (1, 1, D, H, W) inside mask over cubes of ``side`` voxels at least half in the mask,
+    and the middle voxel (d, h, w) of that cube. Without such a cube: the mean over the mask and the grid's middle."""
+    weight = mask.to(torch.float32)
+    share = field.box_mean(weight, side)
+    mean = field.box_mean(likeness * weight, side) / share.clamp_min(1e-6)
+    mean = torch.where((share >= 0.5) & mask, mean, torch.inf)[0, 0]
+    if not bool(torch.isfinite(mean).any()):
+        middle = [n // 2 for n in mean.shape]
+        return float(likeness[mask].mean()), (middle[0], middle[1], middle[2])
+    d, h, w = (int(i) for i in torch.unravel_index(mean.argmin(), mean.shape))
+    return float(mean.min()), (d, h, w)
+
+
+def _overlap(pair: Conformed, end: Tensor) -> float:
+    """Dice of the fixed mask and the moved moving mask."""
+    moved = _read(pair.moving_mask.to(torch.float32), end, pair.moving_grid) > 0.5
+    both = float((moved & pair.fixed_mask).sum())
+    return 2 * both / max(1.0, float(moved.sum() + pair.fixed_mask.sum()))
+
+
+def global_part_mm(points: Tensor, residual: Tensor) -> float:
+    """Mean length, mm, of the affine map that fits residual (N, 3) at points (N, 3) best: what an affine left over."""
+    step = max(1, len(points) // 20_000)
+    p, r = points[::step].to(torch.float64), residual[::step].to(torch.float64)
+    design = torch.cat((p - p.mean(dim=0), torch.ones(len(p), 1, dtype=torch.float64)), dim=1)
+    fitted = design @ torch.linalg.lstsq(design, r).solution
+    return float(fitted.norm(dim=1).mean())
+
+
+def affine_figures(affine: Affine) -> Figures:
+    """Smallest and largest scale (singular values), shear (degrees from a right angle), rotation (degrees) and the
+    sign of the determinant of an affine: A = R U, R the nearest rotation, U symmetric."""
+    matrix = affine.matrix[:3, :3]
+    left, scales, right = torch.linalg.svd(matrix)
+    turn = left @ right
+    cosine = float((turn.trace() * torch.linalg.det(turn).sign() - 1) / 2)
+    columns = F.normalize(matrix, dim=0)
+    angles = [float((columns[:, a] * columns[:, b]).sum().abs()) for a, b in ((0, 1), (0, 2), (1, 2))]
+    return {
+        "affine_scale_min": float(scales.min()),
+        "affine_scale_max": float(scales.max()),
+        "affine_shear_deg": math.degrees(math.asin(min(1.0, max(angles)))),
+        "affine_rotation_deg": math.degrees(math.acos(min(1.0, max(-1.0, cosine)))),
+        "affine_determinant": float(torch.linalg.det(matrix)),
+    }
+
+
+def _regularity(alignment: Alignment, inside: Tensor) -> Figures:
     """Folds, NDV and SD log J of the residual; an affine neither folds nor changes the last."""
     residual = alignment.residual
     if residual is None:
@@ -100,19 +191,17 @@ def _regularity(alignment: Alignment, inside: Tensor) -> dict[str, float | None]
     }
 
 
-def _suspicions(alignment: Alignment, aligner: Method) -> tuple[str, ...]:
-    """Other contrast, or a mirrored head: what a good number can hide. Judged after the affine."""
-    pair = alignment.coarse.blanked()
-    fixed, mask = pair.fixed, pair.fixed_mask
-    moved = _read(pair.moving, alignment.affine(pair.fixed_grid.points()), pair.moving_grid)
-    found = []
-    if monotone(fixed[mask], moved[mask]) < _LEAST_MONOTONE:
-        found.append(
-            "the two images seem to have different contrast; the method compares images of one contrast"
-        )
-    if mirror_gain(fixed, moved, mask, aligner) > _MIRROR_GAIN:
-        found.append("the mirrored moving image fits better; check left and right in both headers")
-    return tuple(found)
+def _sides(pair: Conformed, aligner: Method, *, whole_head: bool) -> Figures:
+    """The scores of both images; see ``pipeline/sides.py``."""
+    sides, pair = load_sides(), pair.blanked()
+    images = {"sides_fixed": pair.fixed, "sides_moving": pair.moving}
+    return {name: sides_score(x, sides, aligner, whole_head=whole_head) for name, x in images.items()}
+
+
+def _blanked(pair: Conformed, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Intensities (N,) of the fixed and the moved image inside the fixed mask, without what masks leave out."""
+    pair = pair.blanked()
+    return pair.fixed[pair.fixed_mask], _read(pair.moving, end, pair.moving_grid)[pair.fixed_mask]
 
 
 def monotone(fixed: Tensor, moved: Tensor) -> float:
@@ -126,36 +215,3 @@ def monotone(fixed: Tensor, moved: Tensor) -> float:
     if len(ranks) < 3:
         return 1.0
     return float(torch.corrcoef(torch.stack((ranks, torch.arange(len(ranks), dtype=torch.float64))))[0, 1])
-
-
-def mirror_gain(fixed: Tensor, moved: Tensor, mask: Tensor, aligner: Method) -> float:
-    """How much better (in NCC) the moved image fits when mirrored left to right; both are aligned anew at half size.
-
-    images (1, 1, D, H, W), mask bool. On ten pairs of other people's brains, one in two mirrored: -0.018 to 0.008 (two
-    brains differ more than two sides of one); scans of one person: -0.08 as they are, 0.08 with one of them mirrored.
-    """
-    fixed, moved, mask = field.downsample(fixed), field.downsample(moved), mask[..., ::2, ::2, ::2]
-    mirrored = _fit(fixed, moved.flip(-1), mask, aligner)
-    gain = mirrored - correlation(fixed, moved, mask)
-    return gain if gain <= _MIRROR_GAIN else mirrored - _fit(fixed, moved, mask, aligner)
-
-
-def _fit(fixed: Tensor, moved: Tensor, mask: Tensor, aligner: Method) -> float:
-    """NCC after an affine alignment."""
-    found = aligner.predict(fixed, moved).affine
-    assert found is not None
-    index = field.affine_index(found.to(torch.float32), field.identity(tuple(fixed.shape[2:])))
-    return correlation(fixed, field.sample(moved, index, fill=0.0), mask)
-
-
-def verdict(figures: dict[str, float | None], warnings: Sequence[str]) -> Quality:
-    """Passed, or the reasons against it."""
-    reasons = list(warnings)
-    before, after, folded = (figures.get(name) for name in ("lncc_before", "lncc_after", "folded_percent"))
-    if after is None or (before is not None and after < before - 0.01):
-        reasons.append("the images are less alike after the registration than before")
-    if folded is None or folded > _MAX_FOLDED_PERCENT:
-        reasons.append(
-            f"the map folds in {'an unknown part' if folded is None else f'{folded:.2f} %'} of the brain"
-        )
-    return Quality(passed=not reasons, reasons=tuple(reasons))

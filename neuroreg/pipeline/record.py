@@ -10,8 +10,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    model_serializer,
+    model_validator,
+)
 
 from neuroreg import __version__
 from neuroreg.errors import DataError, NoInputError
@@ -27,13 +35,43 @@ def silent(stage: str) -> None:
     """A Progress that says nothing."""
 
 
+Verdict = Literal["pass", "look", "fail"]
+
+
 class Quality(BaseModel):
-    """Whether the result may be trusted, and why not."""
+    """Whether the result may be used, and why not. In JSON the figures stand beside the verdict, in one flat object."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    passed: bool
+    verdict: Verdict
+    """pass: nothing speaks against it; look: somebody should; fail: do not use it"""
     reasons: tuple[str, ...] = ()
+    """in plain words, those for a failure first; none for a pass"""
+    figures: Mapping[str, float | None] = Field(default_factory=dict)
+    """name, with its unit at the end, -> value; None: not defined for this run"""
+    worst_place_lps_mm: tuple[float, float, float] | None = None
+    """the middle of the region of the fixed brain where the images are least alike"""
+    thresholds: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+    """figure -> from where on to look, and from where on it fails"""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against the result."""
+        return self.verdict == "pass"
+
+    @model_serializer
+    def _flat(self) -> dict[str, object]:
+        own = {name: getattr(self, name) for name in ("worst_place_lps_mm", "thresholds")}
+        return {"verdict": self.verdict, "reasons": list(self.reasons), **self.figures, **own}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _from_flat(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(given, Mapping) and "figures" not in given:
+            own = {name: value for name, value in given.items() if name in cls.model_fields}
+            figures = {name: value for name, value in given.items() if name not in cls.model_fields}
+            given = {**own, "figures": figures}
+        return handler(given)
 
 
 class RunRecord(BaseModel):
@@ -41,7 +79,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: int = 1
+    schema_version: int = 2
     program: str = f"neuroreg {__version__}"
     command: str
     argv: tuple[str, ...]
@@ -63,8 +101,7 @@ class RunRecord(BaseModel):
     affine_weights: dict[str, object] | None = None
     """of a network that found the affine before another method"""
     seconds: dict[str, float]
-    figures: dict[str, float | None]
-    quality: Quality
+    qc: Quality
     warnings: tuple[str, ...]
     outputs: dict[str, dict[str, object]]
     """file name -> sha256, bytes"""

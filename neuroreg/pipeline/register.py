@@ -13,7 +13,7 @@ from neuroreg.io import files
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.align import Alignment, align
 from neuroreg.pipeline.config import RegisterConfig
-from neuroreg.pipeline.engine import Engine, load_engine
+from neuroreg.pipeline.engine import Engine, head_referee, load_engine
 from neuroreg.pipeline.inputs import (
     FILES,
     MOVED_LABELS,
@@ -40,7 +40,7 @@ from neuroreg.pipeline.record import (
     versions,
     write_record,
 )
-from neuroreg.transforms import resample
+from neuroreg.transforms import Transform, resample
 from neuroreg.volume import Volume
 
 _BYTES_PER_FIXED_VOXEL = 64  # moved, total field, Jacobian and the float64 of one slab, measured
@@ -171,9 +171,9 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
             maps.inverse if "inverse" in names else None,
             run.engine.referee,
             # An affine of whole heads is a good one; the figures of a deformation are meant for brains.
-            doubts=() if run.engine.name == "affine" else run.inputs.more_than_brain,
+            doubts=_doubts(run),
+            whole_head=bool(run.inputs.more_than_brain),
         )
-    notes += findings.warnings
     (config.folder / RECORD_NAME).unlink(
         missing_ok=True
     )  # from here on the folder is not that of a finished run
@@ -191,6 +191,18 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
     record = _record(run, alignment, findings, notes)
     write_record(record, config.folder, overwrite=config.overwrite)
     return record
+
+
+def assess(inputs: Inputs, engine: Engine, alignment: Alignment, inverse: Transform | None) -> Findings:
+    """The figures and the verdict. An affine of whole heads is a good one; a deformation is one of brains."""
+    whole_head = bool(inputs.more_than_brain)
+    return judge(
+        alignment,
+        inverse,
+        head_referee() if whole_head else engine.referee,
+        doubts=() if engine.name == "affine" else inputs.more_than_brain,
+        whole_head=whole_head,
+    )
 
 
 def _left_over(config: RegisterConfig, names: Mapping[str, str]) -> Iterator[str]:
@@ -215,7 +227,7 @@ def _report(
             moving_before=resample(moving, maps.alignment.affine, maps.fixed),
             moved=maps.moved(moving),
             jacobian=maps.jacobian,
-            figures=findings.figures,
+            figures=findings.quality.figures,
             warnings=notes,
             rois=rois,
             provenance=_provenance(run, maps.alignment),
@@ -260,8 +272,7 @@ def _record(run: _Run, alignment: Alignment, findings: Findings, notes: Sequence
         config=scrub(run.config, full=run.full),
         method_options=run.engine.options(run.config),
         seconds=run.clock.total(),
-        figures=findings.figures,
-        quality=findings.quality,
+        qc=findings.quality,
         warnings=tuple(notes),
         outputs=describe_outputs(run.config.folder, names),
     )

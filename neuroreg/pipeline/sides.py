@@ -1,0 +1,65 @@
+"""Is left left? Brains are not symmetric, in nearly everybody the same way; a mirrored one shows.
+
+The asymmetry of the brain (``nn/sides.py``) is compared with that of the training subjects by a linear discriminant, a
+ridge regression without a constant: about 1 for brains as they are and -1 for mirrored ones.
+"""
+
+import json
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neuroreg import checkpoints
+from neuroreg.errors import DataError
+from neuroreg.methods.base import Method
+from neuroreg.metrics.image import correlation
+from neuroreg.nn.sides import asymmetry, place
+
+DEFAULT = "sides-ixi2mm"
+_LEAST_ALIKE = 0.6  # NCC with the template; below, the affine has not found the brain
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the score needs."""
+
+    template: Tensor
+    """(1, 1, D, H, W) float32, odd sides, 2 mm, equal to its own mirror image along W"""
+    weights: Tensor
+    """(N,) float32, for ``asymmetry``"""
+
+
+def load_sides(name: str = DEFAULT) -> Sides:
+    """The discriminant of that name in the manifest, verified. Raises UsageError, UnavailableError, DataError."""
+    record = checkpoints.find(name)
+    if record.kind != "sides":
+        raise DataError(
+            f"{name!r} does not tell left from right", file=record.path, remedy="see neuroreg models list"
+        )
+    tensors, said = checkpoints.load_tensors(record), checkpoints.read_metadata(record.path)
+    try:
+        template = tensors["template"].to(torch.float32)[None, None] / float(said["intensity_step"])
+        return Sides(template, tensors["weights"].to(torch.float32))
+    except (KeyError, ValueError) as error:
+        raise DataError(f"the file is damaged: {error}", file=record.path) from error
+
+
+@torch.inference_mode()
+def sides_score(image: Tensor, sides: Sides, aligner: Method, *, whole_head: bool = False) -> float | None:
+    """About 1 for a brain whose left is left, about -1 for a mirrored one; None where the affine finds no brain.
+
+    image (1, 1, D, H, W), 0..1, on a 2 mm grid along the world's axes. Of a ``whole_head`` what lies inside the template
+    is judged; ``aligner`` must then be one that finds a brain in its head.
+    """
+
+    def align(fixed: Tensor, moving: Tensor) -> Tensor:
+        affine = aligner.predict(fixed, moving).affine
+        assert affine is not None
+        return affine
+
+    inside = sides.template > 0
+    placed = place(image, sides.template, align, halved=not whole_head)
+    if not correlation(sides.template, placed, inside) >= _LEAST_ALIKE:
+        return None
+    return float(asymmetry(placed * inside if whole_head else placed) @ sides.weights)
