@@ -10,7 +10,6 @@ are not measured again; the verdict is worked out anew from their figures.
 """
 
 import argparse
-import csv
 import random
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import torch
 
 from neuroreg.errors import NeuroregError
 from neuroreg.io.tables import read_csv, write_csv
-from neuroreg.io.transforms import read_transform, write_transform
+from neuroreg.io.transforms import write_transform
 from neuroreg.metrics.segmentation import mean_dice
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.align import align
@@ -37,7 +36,7 @@ from neuroreg.pipeline.register import assess
 from neuroreg.pipeline.verdict import verdict
 from neuroreg.preprocess.brain import close_and_fill
 from neuroreg.preprocess.synthesis import recontrast
-from neuroreg.transforms import Affine, Chain, resample
+from neuroreg.transforms import Affine, resample
 from neuroreg.volume import Volume
 
 GOOD = ("stripped", "masked head")
@@ -61,19 +60,23 @@ class Subjects:
         self.ids = [row["id"] for row in read_csv(data / "splits.csv") if row["split"] == split]
 
     def head(self, name: str) -> sitk.Image:
+        """The whole head."""
         return sitk.Cast(sitk.ReadImage(str(self.data / "t1" / f"{name}.nii.gz")), sitk.sitkFloat32)
 
     def mask(self, name: str) -> sitk.Image:
+        """The brain: the union of the labels, closed and filled."""
         labels = sitk.ReadImage(str(self.data / "seg" / f"{name}.nii.gz"))
         solid = close_and_fill(torch.from_numpy(sitk.GetArrayFromImage(labels) > 0), radius=2)
         return like(solid.numpy().astype(np.uint8), labels)
 
     def write(self, image: sitk.Image, name: str) -> Path:
+        """A file in the scratch folder."""
         path = self.scratch / f"{name}.nii.gz"
         sitk.WriteImage(image, str(path))
         return path
 
     def stripped(self, name: str) -> sitk.Image:
+        """The head inside its mask."""
         return sitk.Mask(self.head(name), self.mask(name))
 
 
@@ -155,7 +158,9 @@ def other_mask(subjects: Subjects, fixed: str, moving: str) -> Case:
     other = subjects.ids[(subjects.ids.index(moving) + 1) % len(subjects.ids)]
     if other == fixed:
         other = subjects.ids[(subjects.ids.index(moving) + 2) % len(subjects.ids)]
-    wrong = sitk.Resample(subjects.mask(other), subjects.head(moving), sitk.Transform(), sitk.sitkNearestNeighbor)
+    wrong = sitk.Resample(
+        subjects.mask(other), subjects.head(moving), sitk.Transform(), sitk.sitkNearestNeighbor
+    )
     subjects.write(wrong, "moving_mask")
     return case
 
@@ -305,7 +310,11 @@ def summary(rows: Iterable[Mapping[str, str]]) -> str:
     for condition, group in groups.items():
         verdicts = [judged(row) for row in group]
         dice = [float(row["dice"]) for row in group if row.get("dice")]
-        cells = [condition, str(len(group)), *(str(verdicts.count(v)) for v in ("pass", "look", "fail", "refused"))]
+        cells = [
+            condition,
+            str(len(group)),
+            *(str(verdicts.count(v)) for v in ("pass", "look", "fail", "refused")),
+        ]
         lines.append("| " + " | ".join([*cells, f"{np.mean(dice):.3f}" if dice else ""]) + " |")
     return "\n".join(lines)
 

@@ -1,13 +1,14 @@
 """neuroreg demo: a registration whose answer is known."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neuroreg.cli import console, options
 
 if TYPE_CHECKING:
+    from neuroreg.pipeline.case import Case
     from neuroreg.pipeline.demo import DemoOutcome
 
 _OUTPUT = typer.Option("-o", "--output", help="Output folder.")
@@ -49,10 +50,10 @@ def command(
         _show(outcome)
 
 
-def _write_report(path: Path, **page: Any) -> None:
+def _write_report(path: Path, case: "Case", *, overwrite: bool = False) -> None:
     from neuroreg.report.page import write_report
 
-    write_report(path, **page)
+    write_report(path, case, overwrite=overwrite)
 
 
 def _summary(outcome: "DemoOutcome") -> dict[str, object]:

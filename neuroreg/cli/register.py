@@ -8,6 +8,7 @@ from neuroreg.cli import console, options
 from neuroreg.errors import QualityError
 
 if TYPE_CHECKING:
+    from neuroreg.pipeline.case import Case
     from neuroreg.pipeline.record import RunRecord
 
 
@@ -82,10 +83,10 @@ def run(
         raise QualityError("the result failed quality control: " + "; ".join(record.qc.reasons))
 
 
-def _write_report(path: Path, **page: Any) -> None:
+def _write_report(path: Path, case: "Case", *, overwrite: bool = False) -> None:
     from neuroreg.report.page import write_report
 
-    write_report(path, **page)
+    write_report(path, case, overwrite=overwrite)
 
 
 def show_plan(plan: Mapping[str, Any], given: Mapping[str, Any], *, command: str) -> None:

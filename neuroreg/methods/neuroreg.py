@@ -172,7 +172,7 @@ class NeuroregMethod:
 
     @torch.no_grad()
     def _parcelled(self, image: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Anatomy codes and regions of an image at the level the parcellation network was trained for, if there is one."""
+        """Anatomy codes and regions of an image at the parcellation network's level, if there is one."""
         anatomy = getattr(self.network, "anatomy", None)
         if anatomy is None:
             return None, None

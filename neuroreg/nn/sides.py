@@ -19,7 +19,8 @@ _SIGMA = 2.0  # voxels: finer asymmetry differs from brain to brain
 
 
 def place(image: Tensor, template: Tensor, align: Aligner, *, halved: bool = True) -> Tensor:
-    """image (1, 1, d, h, w) on the grid of the template (1, 1, D, H, W) after an affine, found on halved images or not."""
+    """image (1, 1, d, h, w) on the grid of the template (1, 1, D, H, W) after an affine, found on halved images or
+    not."""
     fixed, moving = (field.downsample(x) if halved else x for x in (template, image))
     affine = align(fixed, moving).to(torch.float32)
     full = torch.cat((affine[..., :3], (2 if halved else 1) * affine[..., 3:]), dim=-1)

@@ -17,11 +17,12 @@ from neuroreg.io.images import write_image
 from neuroreg.io.tables import write_csv
 from neuroreg.io.transforms import read_transform, write_transform
 from neuroreg.metrics.segmentation import mean_dice
+from neuroreg.pipeline.case import Reporter
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import load_engine
 from neuroreg.pipeline.inputs import FILES
 from neuroreg.pipeline.record import Progress, RunRecord, silent
-from neuroreg.pipeline.register import Reporter, register
+from neuroreg.pipeline.register import register
 from neuroreg.pipeline.template import Template, load_template
 from neuroreg.preprocess import synthesis
 from neuroreg.transforms import Affine, Chain, DisplacementField, Transform, resample

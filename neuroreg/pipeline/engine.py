@@ -114,8 +114,11 @@ def load_engine(config: RegisterConfig) -> Engine:
     return Engine(config.method, method, _affine_part(found), referee, weights, affine_weights)
 
 
-def head_referee() -> Method:
-    """The affine part of method ``jointaffine``: it lays whole heads on that template. Raises UnavailableError, DataError."""
+def head_referee() -> AffinePart:
+    """The affine part of method ``jointaffine``: it lays whole heads on that template.
+
+    Raises UnavailableError, DataError.
+    """
     kind, weights = _class_of("jointaffine"), checkpoints.default_for("jointaffine")
     method = kind(kind.Config(**weights.config))
     checkpoints.load_into(method.network, weights)

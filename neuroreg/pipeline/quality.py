@@ -1,4 +1,4 @@
-"""How good a registration is: figures measured on the coarse pair, inside the brain, and what they look like as maps."""
+"""How good a registration is: figures measured on the coarse pair, inside the brain, and maps of them."""
 
 import math
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from neuroreg.metrics import deformation
 from neuroreg.metrics.image import correlation
 from neuroreg.parallel import workers
 from neuroreg.pipeline.align import Alignment
+from neuroreg.pipeline.engine import AffinePart
 from neuroreg.pipeline.record import Quality
 from neuroreg.pipeline.sides import load_sides, sides_score
 from neuroreg.pipeline.verdict import verdict
@@ -27,7 +28,6 @@ WINDOW = 9
 
 _BINS = 12
 _REGION_MM = 26.0  # side of the cubes whose worst is named
-_MOST_SAMPLES = 200_000  # for a percentile
 
 Figures = dict[str, float | None]
 
@@ -50,7 +50,7 @@ class Findings:
 def judge(
     alignment: Alignment,
     inverse: Transform | None,
-    aligner: Method,
+    aligner: Method | AffinePart,
     *,
     doubts: Sequence[str] = (),
     whole_head: bool = False,
@@ -102,7 +102,7 @@ def _measure(
     if inverse is not None:
         errors = deformation.inverse_errors_mm(alignment.transform, inverse, grid, inside)
         figures["inverse_consistency_mean_mm"] = float(errors.mean())
-        figures["inverse_consistency_p95_mm"] = percentile(errors, 95.0)
+        figures["inverse_consistency_p95_mm"] = deformation.finite_percentile(errors, 95.0)
         figures["inverse_consistency_max_mm"] = float(errors.max())
         maps["inverse"] = Volume(_painted(errors, inside)[None], grid)
     z, y, x = index
@@ -115,12 +115,6 @@ def _painted(values: Tensor, inside: Tensor) -> Tensor:
     out = torch.full(inside.shape, math.nan)
     out[inside] = values.to(torch.float32)
     return out
-
-
-def percentile(values: Tensor, q: float) -> float:
-    """The q-th percentile of values (N,), of a regular sample where there are very many."""
-    step = max(1, values.numel() // _MOST_SAMPLES)
-    return float(torch.quantile(values[::step].to(torch.float64), q / 100.0))
 
 
 def _read(image: Tensor, points: Tensor, grid: Geometry) -> Tensor:
@@ -191,7 +185,7 @@ def _regularity(alignment: Alignment, inside: Tensor) -> Figures:
     }
 
 
-def _sides(pair: Conformed, aligner: Method, *, whole_head: bool) -> Figures:
+def _sides(pair: Conformed, aligner: Method | AffinePart, *, whole_head: bool) -> Figures:
     """The scores of both images; see ``pipeline/sides.py``."""
     sides, pair = load_sides(), pair.blanked()
     images = {"sides_fixed": pair.fixed, "sides_moving": pair.moving}

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import torch
 
 from neuroreg.checkpoints import WeightRecord
 from neuroreg.device import choose_device
@@ -12,7 +14,8 @@ from neuroreg.errors import NeuroregError
 from neuroreg.io import files
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.align import Alignment, align
-from neuroreg.pipeline.config import RegisterConfig
+from neuroreg.pipeline.case import Case, Reporter
+from neuroreg.pipeline.config import AFFINES, RegisterConfig
 from neuroreg.pipeline.engine import Engine, head_referee, load_engine
 from neuroreg.pipeline.inputs import (
     FILES,
@@ -40,33 +43,10 @@ from neuroreg.pipeline.record import (
     versions,
     write_record,
 )
-from neuroreg.transforms import Transform, resample
-from neuroreg.volume import Volume
+from neuroreg.transforms import Affine, Transform, resample
 
 _BYTES_PER_FIXED_VOXEL = 64  # moved, total field, Jacobian and the float64 of one slab, measured
 _BYTES_ON_DISK = {"image": 4, "field": 12, "jacobian": 4, "transform": 1.6, "inverse": 1.6}
-
-
-class Reporter(Protocol):
-    """Writes the HTML page. Given by the caller, because reports are made on a floor beside this one."""
-
-    def __call__(
-        self,
-        path: Path,
-        *,
-        title: str,
-        fixed: Volume,
-        moving_before: Volume,
-        moved: Volume,
-        jacobian: Volume,
-        figures: Mapping[str, object],
-        warnings: Sequence[str],
-        rois: Sequence[Mapping[str, object]] | None,
-        provenance: Mapping[str, object],
-        overwrite: bool = False,
-    ) -> None:
-        """Write one page to ``path``; all volumes lie on the fixed grid."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -166,14 +146,8 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
     notes = [*run.inputs.warnings, *alignment.warnings, *_left_over(config, names)]
     maps = Maps(alignment, run.inputs.fixed.geometry)
     with clock("judge"):
-        findings = judge(
-            alignment,
-            maps.inverse if "inverse" in names else None,
-            run.engine.referee,
-            # An affine of whole heads is a good one; the figures of a deformation are meant for brains.
-            doubts=_doubts(run),
-            whole_head=bool(run.inputs.more_than_brain),
-        )
+        inverse = maps.inverse if "inverse" in names else None
+        findings = assess(run.inputs, run.engine, alignment, inverse)
     (config.folder / RECORD_NAME).unlink(
         missing_ok=True
     )  # from here on the folder is not that of a finished run
@@ -217,24 +191,45 @@ def _report(
     run: _Run, maps: Maps, findings: Findings, notes: list[str], rois: Sequence[Mapping[str, object]] | None
 ) -> None:
     """The page; when it cannot be made, that is a warning: the registration itself is good."""
-    moving = run.inputs.files["moving"].volume
     assert run.reporter is not None
     try:
-        run.reporter(
-            run.config.folder / FILES["report"],
-            title=f"{run.config.moving.name} to {run.config.fixed.name}",
-            fixed=run.inputs.files["fixed"].volume,
-            moving_before=resample(moving, maps.alignment.affine, maps.fixed),
-            moved=maps.moved(moving),
-            jacobian=maps.jacobian,
-            figures=findings.quality.figures,
-            warnings=notes,
-            rois=rois,
-            provenance=_provenance(run, maps.alignment),
-            overwrite=run.config.overwrite,
-        )
+        case = _case(run, maps, findings, notes, rois)
+        run.reporter(run.config.folder / FILES["report"], case, overwrite=run.config.overwrite)
     except (NeuroregError, ValueError, TypeError, KeyError, RuntimeError) as error:
         notes.append(f"the report could not be made: {type(error).__name__}: {error}")
+
+
+def _case(
+    run: _Run,
+    maps: Maps,
+    findings: Findings,
+    notes: Sequence[str],
+    rois: Sequence[Mapping[str, object]] | None,
+) -> Case:
+    moving, weights = run.inputs.files["moving"].volume, run.engine.weights
+    parts = [
+        f"method {run.engine.name}",
+        *([f"weights {weights.name}"] if weights else []),
+        *([f"refinement {run.config.refine}"] if run.config.refine else []),
+        f"affine {run.config.affine if run.config.affine in AFFINES else 'from a file'}",
+        f"on {maps.alignment.device}",
+    ]
+    identity = Affine(torch.eye(4, dtype=torch.float64))
+    return Case(
+        title=f"{run.config.moving.name} to {run.config.fixed.name}",
+        method=", ".join(parts),
+        fixed=run.inputs.files["fixed"].volume,
+        scanned=resample(moving, identity, maps.fixed),
+        before=resample(moving, maps.alignment.affine, maps.fixed),
+        moved=maps.moved(moving),
+        jacobian=maps.jacobian,
+        quality=findings.quality,
+        residual=maps.alignment.residual,
+        maps=findings.maps,
+        warnings=tuple(notes),
+        rois=rois,
+        provenance=_provenance(run, maps.alignment),
+    )
 
 
 def _provenance(run: _Run, alignment: Alignment) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The asymmetry of the brain (``nn/sides.py``) is compared with that of the traini
 ridge regression without a constant: about 1 for brains as they are and -1 for mirrored ones.
 """
 
-import json
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from neuroreg.errors import DataError
 from neuroreg.methods.base import Method
 from neuroreg.metrics.image import correlation
 from neuroreg.nn.sides import asymmetry, place
+from neuroreg.pipeline.engine import AffinePart
 
 DEFAULT = "sides-ixi2mm"
 _LEAST_ALIKE = 0.6  # NCC with the template; below, the affine has not found the brain
@@ -46,11 +46,13 @@ def load_sides(name: str = DEFAULT) -> Sides:
 
 
 @torch.inference_mode()
-def sides_score(image: Tensor, sides: Sides, aligner: Method, *, whole_head: bool = False) -> float | None:
+def sides_score(
+    image: Tensor, sides: Sides, aligner: Method | AffinePart, *, whole_head: bool = False
+) -> float | None:
     """About 1 for a brain whose left is left, about -1 for a mirrored one; None where the affine finds no brain.
 
-    image (1, 1, D, H, W), 0..1, on a 2 mm grid along the world's axes. Of a ``whole_head`` what lies inside the template
-    is judged; ``aligner`` must then be one that finds a brain in its head.
+    image (1, 1, D, H, W), 0..1, on a 2 mm grid along the world's axes. Of a ``whole_head`` what lies inside the
+    template is judged; ``aligner`` must then be one that finds a brain in its head.
     """
 
     def align(fixed: Tensor, moving: Tensor) -> Tensor:

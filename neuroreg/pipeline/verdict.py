@@ -30,7 +30,7 @@ class Rule:
         return self.fail < self.look
 
     def broken(self, value: float) -> str | None:
-        """"look" or "fail" when the value is beyond that threshold, else None."""
+        """The level, "look" or "fail", when the value is beyond its threshold, else None."""
         sign = -1.0 if self.low_is_bad else 1.0
         if sign * value > sign * self.fail:
             return "fail"
@@ -74,11 +74,13 @@ def verdict(
             found[level].append(rule.sentence.format(value=value, limit=limit))
     worst = next((level for level in ("fail", "look") if found[level]), "pass")
     return Quality(
-        verdict=worst,  # type: ignore[arg-type]  # one of three words
+        verdict=worst,
         reasons=(*found["fail"], *found["look"]),
         figures={name: _finite(value) for name, value in figures.items()},
         worst_place_lps_mm=place,
-        thresholds={rule.figure: {"look": rule.look, "fail": rule.fail} for rule in rules if rule.figure in figures},
+        thresholds={
+            rule.figure: {"look": rule.look, "fail": rule.fail} for rule in rules if rule.figure in figures
+        },
     )
 
 

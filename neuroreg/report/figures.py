@@ -29,7 +29,6 @@ Plane = NDArray[np.float32]
 _LONGEST_PIXELS = 300  # of the longest side of the shown box
 _MARGIN_MM = 6.0
 _SAGITTAL = 0.42  # a little right of the middle: the exact middle shows the cleft between the hemispheres
-CHECKER_MM = 20.0
 _DOUBLINGS = (0.5, 3.0)  # least and largest range of the Jacobian's colours, in doublings of volume
 
 _OCTAVES, _BINS = 3, 96
@@ -111,6 +110,15 @@ def centre(grid: Geometry) -> tuple[float, float, float]:
     return (x + (_SAGITTAL - 0.5) * width, y, z)
 
 
+def plane_points(view: View, grid: Geometry, point: tuple[float, float, float]) -> Tensor:
+    """World points of the pixels of the plane of ``view`` through ``point``: (rows, columns, 3) LPS mm, as shown."""
+    size, origin = list(grid.size), list(grid.origin)
+    size[view.across], origin[view.across] = 1, point[view.across]
+    plane = Geometry((size[0], size[1], size[2]), grid.spacing, (origin[0], origin[1], origin[2]))
+    points = plane.points().squeeze(2 - view.across)
+    return points.flip(0) if view.upwards else points
+
+
 def slices(
     volume: Volume, grid: Geometry, point: tuple[float, float, float], *, fill: float = 0.0
 ) -> list[Plane]:
@@ -118,13 +126,10 @@ def slices(
     data = volume.data[None, :1] if volume.is_label else volume.data[None, :1].to(torch.float32)
     planes = []
     for view in VIEWS:
-        size, origin = list(grid.size), list(grid.origin)
-        size[view.across], origin[view.across] = 1, point[view.across]
-        plane = Geometry((size[0], size[1], size[2]), grid.spacing, (origin[0], origin[1], origin[2]))
-        index = world_to_index(plane.points(), volume.geometry).to(torch.float32)
+        points = plane_points(view, grid, point)[None]
+        index = world_to_index(points, volume.geometry).to(torch.float32)
         read = field.sample(data, index, mode="nearest" if volume.is_label else "linear", fill=fill)
-        pixels = read[0, 0].squeeze(2 - view.across).to(torch.float32)
-        planes.append((pixels.flip(0) if view.upwards else pixels).numpy())
+        planes.append(read[0, 0, 0].to(torch.float32).numpy())
     return planes
 
 
@@ -179,24 +184,31 @@ def grey(plane: Plane) -> Pixels:
     return np.repeat((plane * 255 + 0.5).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def edges(of: Plane, on: Plane) -> Pixels:
-    """The outlines of one slice, 0..1, drawn in yellow on another: two levels that part the tissues of most images."""
+def outlines(of: Plane) -> NDArray[np.bool_]:
+    """Where a slice, 0..1, has its outlines: two levels that part the tissues of most images."""
     smooth = ndimage.gaussian_filter(of, 1.5)
     front = smooth[smooth > 0.1]
-    pixels = grey(on)
-    if front.size == 0:
-        return pixels
-    for level in (0.15, float(np.percentile(front, 60))):
+    found = np.zeros(of.shape, dtype=np.bool_)
+    levels = (0.15, float(np.percentile(front, 60))) if front.size else ()
+    for level in levels:
         solid = smooth > level
-        pixels[solid & ~ndimage.binary_erosion(solid)] = FIXED_EDGE
+        found |= solid & ~ndimage.binary_erosion(solid)
+    return found
+
+
+def edges(of: Plane, on: Plane) -> Pixels:
+    """The outlines of one slice, 0..1, drawn in yellow on another."""
+    pixels = grey(on)
+    pixels[outlines(of)] = FIXED_EDGE
     return pixels
 
 
-def checkerboard(first: Plane, second: Plane, *, square: int) -> Pixels:
-    """Squares of ``square`` pixels taken in turn from two slices, 0..1."""
-    rows, columns = np.indices(first.shape)
-    odd = ((rows // square + columns // square) % 2).astype(bool)
-    return grey(np.where(odd, second, first))
+def overlay(of: Plane) -> Pixels:
+    """The outlines of one slice alone, (rows, columns, 4): yellow, and nothing elsewhere."""
+    drawn = outlines(of)
+    pixels = np.zeros((*of.shape, 4), np.uint8)
+    pixels[drawn] = (*FIXED_EDGE, 255)
+    return pixels
 
 
 def difference(first: Plane, second: Plane) -> Pixels:
@@ -244,10 +256,22 @@ def colour_stops(reach: float) -> tuple[list[str], list[str]]:
 
 
 def png(pixels: Pixels) -> str:
-    """Pixels (rows, columns, 3) as a data URI."""
+    """Pixels (rows, columns, 3 or 4) as a data URI; what is grey is stored as grey."""
+    plain = pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all())
+    return _encoded(Image.fromarray(pixels[..., 0] if plain else pixels), "png")
+
+
+def thumbnail(pixels: Pixels, *, longest: int = 112) -> str:
+    """A small JPEG of pixels (rows, columns, 3), about 3 kB, as a data URI."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((longest, longest))
+    return _encoded(image, "jpeg", quality=60)
+
+
+def _encoded(image: Image.Image, form: str, **options: int) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image.save(buffer, format=form, optimize=True, **options)
+    return f"data:image/{form};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,35 @@
-"""The report of one registration: a single HTML file that needs no network, no script and no other file."""
+"""The report of one registration: a single HTML file that needs no network and no other file."""
 
+import base64
+import hashlib
 import math
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from torch import Tensor
+from markupsafe import Markup
 
 from neuroreg.errors import DataError
 from neuroreg.io.files import atomic_write
-from neuroreg.preprocess import brain
-from neuroreg.report import figures as draw
-from neuroreg.volume import Geometry, Volume
-
-Point = tuple[float, float, float]
+from neuroreg.pipeline.case import Case
+from neuroreg.pipeline.record import Quality
+from neuroreg.report import pictures
+from neuroreg.report.words import FIGURES, Meaning
 
 MAX_BYTES = 5_000_000
+_TEMPLATES = Path(__file__).parent / "templates"
 _ABBREVIATED = {"ncc", "lncc", "ndv", "sd"}
-_UNITS = {"mm": "mm", "percent": "%", "s": "s", "mm3": "mm³", "bytes": "bytes"}
+_UNITS = {"mm": "mm", "percent": "%", "s": "s", "mm3": "mm³", "bytes": "bytes", "deg": "degrees"}
+_VERDICTS = {
+    "pass": ("✓", "Pass", "Nothing measured speaks against this registration."),
+    "look": ("?", "Look", "Somebody should look at the pictures before this registration is used."),
+    "fail": ("✕", "Fail", "Do not use this registration."),
+}
+_ROI_COLUMNS = {
+    "dice": "Dice", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm", "fixed_mm3": "fixed mm³", "moved_mm3": "moved mm³"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,41 +40,29 @@ class _Row:
     value: str
 
 
-def write_report(
-    path: Path,
-    *,
-    title: str,
-    fixed: Volume,
-    moving_before: Volume,
-    moved: Volume,
-    jacobian: Volume,
-    figures: Mapping[str, object],
-    warnings: Sequence[str],
-    rois: Sequence[Mapping[str, object]] | None,
-    provenance: Mapping[str, object],
-    overwrite: bool = False,
-) -> None:
-    """Write the report to ``path``, atomically. All volumes (1, Z, Y, X) lie on the fixed grid.
+@dataclass(frozen=True)
+class _Figure:
+    """One figure of quality."""
 
-    ``moving_before`` is the moving image before the deformation, ``jacobian`` the determinant of the whole map.
-    ``figures`` are numbers named with their unit (``inverse_mean_mm``, ``folded_percent``). A row of ``rois`` has
-    "dice" and "name", "label" or "id", and "dice_before" where known. ``provenance`` may be nested.
-    Raises DataError for volumes on other grids; CannotCreateError and WriteError as any output.
+    label: str
+    means: str
+    value: str
+    limits: str
+    """where it stops being good; empty when nothing is judged by it"""
+    state: str
+    """pass, look, fail; empty when it is not judged"""
+
+
+def write_report(path: Path, case: Case, *, overwrite: bool = False) -> None:
+    """Write the report to ``path``, atomically.
+
+    Raises DataError for volumes on other grids or a page that is too large; CannotCreateError and WriteError as any
+    output.
     """
-    for name, volume in (("moving", moving_before), ("moved", moved), ("Jacobian", jacobian)):
-        if not volume.geometry.same_grid(fixed.geometry):
+    for name in ("scanned", "before", "moved", "jacobian"):
+        if not getattr(case, name).geometry.same_grid(case.fixed.geometry):
             raise DataError(f"the {name} image of the report is not on the fixed grid")
-    scene = _scene(fixed)
-    context = {
-        "title": plain(title),
-        "warnings": [plain(warning) for warning in warnings],
-        "figures": [_Row(label_of(name), number(value)) for name, value in figures.items()],
-        "pictures": _pictures(scene, moving_before, moved),
-        "jacobian": _jacobian(scene, jacobian),
-        "bars": None if rois is None else bars(rois),
-        "provenance": flattened(provenance),
-    }
-    text = _environment().get_template("report.html").render(context)
+    text = _render("report.html", _context(case))
     if len(text.encode()) > MAX_BYTES:
         raise DataError(f"the report would take {len(text.encode())} bytes", file=path)
 
@@ -76,9 +72,68 @@ def write_report(
     atomic_write(path, write, overwrite=overwrite)
 
 
+def _context(case: Case) -> dict[str, object]:
+    scene = pictures.scene_of(case)
+    symbol, word, meaning = _VERDICTS[case.quality.verdict]
+    return {
+        "title": plain(case.title),
+        "method": plain(case.method),
+        "verdict": case.quality.verdict,
+        "symbol": symbol,
+        "word": word,
+        "meaning": meaning,
+        "reasons": [plain(reason) for reason in case.quality.reasons],
+        "warnings": [plain(w) for w in case.warnings if w not in case.quality.reasons],
+        "figures": figure_rows(case.quality),
+        "thumbnail": pictures.thumbnail(case, scene),
+        "pixel_mm": round(scene.grid.spacing[0], 6),
+        "comparisons": pictures.comparisons(case, scene),
+        "strips": pictures.static_strips(case, scene),
+        "deformation": pictures.deformation(case, scene),
+        "jacobian": pictures.jacobian(case, scene),
+        "maps": pictures.measured(case, scene),
+        "bars": None if case.rois is None else bars(case.rois),
+        "regions": None if case.rois is None else _region_table(case.rois),
+        "provenance": flattened(case.provenance),
+    }
+
+
+def figure_rows(quality: Quality) -> list[_Figure]:
+    """Every figure, the judged ones first, then in the order in which the words have them."""
+    order = {name: k for k, name in enumerate(FIGURES)}
+    names = sorted(
+        quality.figures, key=lambda name: (name not in quality.thresholds, order.get(name, len(order)))
+    )
+    return [_figure(name, quality.figures[name], quality.thresholds.get(name)) for name in names]
+
+
+def _figure(name: str, value: float | None, limits: Mapping[str, float] | None) -> _Figure:
+    known = FIGURES.get(name) or Meaning(label_of(name), "")
+    text = number(value) + (f" {known.unit}" if known.unit and value is not None else "")
+    if limits is None:
+        return _Figure(known.label, known.means, text, "", "")
+    low = limits["fail"] < limits["look"]
+    word = "below" if low else "above"
+    limit_text = f"look {word} {limits['look']:g}, fail {word} {limits['fail']:g}"
+    sign, state = (-1.0 if low else 1.0), "pass"
+    for level in ("look", "fail"):
+        if value is not None and sign * value > sign * limits[level]:
+            state = level
+    return _Figure(known.label, known.means, text, limit_text, "" if value is None else state)
+
+
+def _render(template: str, context: Mapping[str, object]) -> str:
+    """The page with its style and script inside, and a policy that lets no other script run."""
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    inside = {"script": Markup(script), "style": Markup(style), "script_digest": digest}
+    return _environment().get_template(template).render({**context, **inside})
+
+
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -86,86 +141,14 @@ def _environment() -> Environment:
     )
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """What all pictures share: where slices lie, and the fixed image in them."""
-
-    grid: Geometry
-    point: Point
-    inside: Tensor
-    """(1, Z, Y, X) bool: the brain or head without holes"""
-    still: list[draw.Plane]
-    """the fixed image, 0..1"""
-
-
-def _scene(fixed: Volume) -> _Scene:
-    front = draw.foreground(fixed)
-    grid = draw.display_grid(front, fixed.geometry)
-    point = draw.centre(grid)
-    shown = draw.window_of(fixed)
-    still = [shown.apply(plane) for plane in draw.slices(fixed, grid, point)]
-    return _Scene(grid, point, brain.close_and_fill(front, radius=2), still)
-
-
-def _pictures(scene: _Scene, before: Volume, moved: Volume) -> dict[str, draw.Strip]:
-    """The strips of slices by name; before and after share one window of intensities."""
-    window = draw.window_of(before)
-    first = [window.apply(plane) for plane in draw.slices(before, scene.grid, scene.point)]
-    last = [window.apply(plane) for plane in draw.slices(moved, scene.grid, scene.point)]
-    square = max(1, round(draw.CHECKER_MM / scene.grid.spacing[0]))
-
-    def strip(draw_one: Callable[..., draw.Pixels], *planes: list[draw.Plane]) -> draw.Strip:
-        return draw.strip([draw_one(*each) for each in zip(*planes, strict=True)], scene.point)
-
-    return {
-        "fixed": strip(draw.grey, scene.still),
-        "before": strip(draw.grey, first),
-        "moved": strip(draw.grey, last),
-        "edges_before": strip(draw.edges, scene.still, first),
-        "edges_after": strip(draw.edges, scene.still, last),
-        "checkerboard": strip(partial(draw.checkerboard, square=square), scene.still, last),
-        "difference_before": strip(draw.difference, scene.still, first),
-        "difference_after": strip(draw.difference, scene.still, last),
-    }
-
-
-def _jacobian(scene: _Scene, jacobian: Volume) -> dict[str, object]:
-    """Everything the page says about the determinant; a second strip runs through the worst fold, if any."""
-    determinant = jacobian.data[:1].to(torch.float32)
-    folds = (determinant <= 0) & scene.inside
-    reach = draw.doublings(determinant, scene.inside)
-    stops, ticks = draw.colour_stops(reach)
-    bins, marks = draw.histogram(determinant, scene.inside)
-    points = {"middle": scene.point}
-    if bool(folds.any()):
-        points["worst"] = _lowest(determinant, folds, jacobian.geometry)
-    return {
-        "strips": {name: _map(scene, jacobian, folds, point, reach) for name, point in points.items()},
-        "stops": stops,
-        "ticks": ticks,
-        "folded": int(folds.sum()),
-        "inside": int(scene.inside.sum()),
-        "bins": bins,
-        "marks": marks,
-        "top": max((each.percent for each in bins), default=0.0) or 1.0,
-    }
-
-
-def _map(scene: _Scene, jacobian: Volume, folds: Tensor, point: Point, reach: float) -> draw.Strip:
-    def marked(mask: Tensor) -> list[draw.Plane]:
-        return draw.slices(Volume(mask.to(torch.uint8), jacobian.geometry, is_label=True), scene.grid, point)
-
-    values = draw.slices(jacobian, scene.grid, point, fill=math.nan)
-    planes = zip(values, marked(folds), marked(scene.inside), strict=True)
-    return draw.strip([draw.jacobian_map(*each, reach=reach) for each in planes], point)
-
-
-def _lowest(determinant: Tensor, folds: Tensor, geometry: Geometry) -> Point:
-    """LPS mm of the fold with the lowest determinant."""
-    values = torch.where(folds, determinant, torch.inf)[0]
-    z, y, x = (int(i) for i in torch.unravel_index(values.argmin(), values.shape))
-    world = geometry.voxel_to_world @ torch.tensor([x, y, z, 1], dtype=torch.float64)
-    return (float(world[0]), float(world[1]), float(world[2]))
+def _region_table(rois: Sequence[Mapping[str, object]]) -> dict[str, list[list[str]] | list[str]]:
+    """The header and the rows of the table of regions, in the order of the file."""
+    columns = [name for name in _ROI_COLUMNS if any(name in row for row in rois)]
+    rows = [
+        [plain(row.get("id") or ""), plain(row.get("name") or ""), *(number(row.get(c)) for c in columns)]
+        for row in rois
+    ]
+    return {"head": ["id", "region", *(_ROI_COLUMNS[c] for c in columns)], "rows": rows}
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def learn_sides(
     gram = features @ features.T
     ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     dual = torch.linalg.solve(gram + ridge, torch.ones(len(gram), dtype=torch.float64))
-    return (dual @ features).to(torch.float32)
+    weights: Tensor = (dual @ features).to(torch.float32)
+    return weights
 
 
 def _turned(image: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,60 @@
+"""What the page calls each figure, and what it means in one sentence."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """Of one figure."""
+
+    label: str
+    means: str
+    unit: str = ""
+
+
+FIGURES: dict[str, Meaning] = {
+    "sides_fixed": Meaning(
+        "Left and right, fixed image",
+        "how far the brain's asymmetry is that of people in general: about 1 as it is, about -1 when mirrored",
+    ),
+    "sides_moving": Meaning("Left and right, moving image", "the same of the moving image"),
+    "lncc_before": Meaning(
+        "Local correlation, as scanned", "mean squared correlation in small cubes; 1 is best"
+    ),
+    "lncc_affine": Meaning("Local correlation, after the affine", "the same after the affine"),
+    "lncc_after": Meaning("Local correlation, at the end", "the same after the whole map"),
+    "lncc_worst": Meaning("Local correlation, worst region", "the lowest mean over a region of 26 mm"),
+    "ncc_before": Meaning("Correlation, as scanned", "of all intensities in the brain or head"),
+    "ncc_affine": Meaning("Correlation, after the affine", "the same after the affine"),
+    "ncc_after": Meaning("Correlation, at the end", "the same after the whole map"),
+    "mask_overlap": Meaning("Overlap of the brains", "Dice of the fixed and the moved brain mask (or head)"),
+    "contrast": Meaning(
+        "Same contrast", "rank correlation of the two images' intensities; 1 for images of one contrast"
+    ),
+    "dice_mean": Meaning("Dice of the given labels", "mean overlap of the regions; 1 is best"),
+    "dice_estimated": Meaning(
+        "Dice estimated without labels", "overlap of the method's own segmentations of the two images"
+    ),
+    "folded_percent": Meaning("Folds", "share of the brain where the map is not one-to-one", "%"),
+    "ndv_percent": Meaning("Volume lost in folds", "non-diffeomorphic volume", "%"),
+    "sd_log_jacobian": Meaning("Spread of volume change", "SD of the log Jacobian; 0 for an affine map"),
+    "inverse_consistency_mean_mm": Meaning(
+        "Inverse consistency, mean", "how far from its start a point ends that goes there and back", "mm"
+    ),
+    "inverse_consistency_p95_mm": Meaning("Inverse consistency, 95th percentile", "the same", "mm"),
+    "inverse_consistency_max_mm": Meaning("Inverse consistency, largest", "the same", "mm"),
+    "displacement_mean_mm": Meaning("Whole displacement, mean", "affine included", "mm"),
+    "displacement_max_mm": Meaning("Whole displacement, largest", "affine included", "mm"),
+    "residual_mean_mm": Meaning("Deformation, mean", "what the affine left to do", "mm"),
+    "residual_max_mm": Meaning("Deformation, largest", "what the affine left to do", "mm"),
+    "residual_global_mm": Meaning(
+        "Affine part of the deformation",
+        "what an affine could still have done; much says that it failed",
+        "mm",
+    ),
+    "affine_scale_min": Meaning("Affine, smallest scale", "1 keeps the size"),
+    "affine_scale_max": Meaning("Affine, largest scale", "1 keeps the size"),
+    "affine_shear_deg": Meaning("Affine, shear", "how far right angles are from staying right", "degrees"),
+    "affine_rotation_deg": Meaning("Affine, rotation", "between the two heads as scanned", "degrees"),
+    "affine_determinant": Meaning("Affine, determinant", "change of volume; below 0 it would mirror"),
+}
