@@ -66,7 +66,7 @@ def test_the_package_finds_its_weights_from_any_folder(
 def test_every_record_of_the_package_keeps_its_promises(record: checkpoints.WeightRecord) -> None:
     checkpoints.verify(record)
     assert record.path.stat().st_size <= 15_000_000
-    companions = [record.card] if record.kind == "template" else [record.recipe, record.card]
+    companions = [record.recipe, record.card] if record.kind == "network" else [record.card]
     for companion in companions:
         assert companion is not None
         assert (record.folder / companion).is_file()

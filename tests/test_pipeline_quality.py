@@ -1,12 +1,12 @@
-"""The suspicions a good figure can hide."""
+"""The figures: each from a case whose answer is known."""
 
-import pipeline_phantoms as phantoms
+import math
+
 import pytest
 import torch
 
-from neuroreg.methods.affine import AffineMethod
-from neuroreg.pipeline.quality import mirror_gain, monotone, verdict
-from neuroreg.volume import Geometry
+from neuroreg.pipeline.quality import affine_figures, global_part_mm, monotone, worst_region
+from neuroreg.transforms import Affine
 
 
 def images(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,31 +27,48 @@ def test_one_contrast_rises_with_the_other_and_its_negative_falls() -> None:
     assert abs(monotone(values, torch.rand(values.shape, generator=generator))) < 0.8
 
 
-def test_a_mirrored_head_is_noticed() -> None:
-    grid = Geometry((44, 52, 46), (3.0, 3.0, 3.0), (-61.0, -82.0, -52.0))
-    points = grid.points()
-    image = phantoms.head(points)[None, None] / 800
-    points[..., 0] = 10.0 - points[..., 0]
-    mirrored = phantoms.head(points)[None, None] / 800
-    aligner = AffineMethod(AffineMethod.Config())
-    assert mirror_gain(image, image, image > 0, aligner) < 0
-    assert mirror_gain(image, mirrored, image > 0, aligner) > 0.03
-    shifted = image.roll(4, dims=-1)  # badly aligned is not mirrored
-    assert mirror_gain(image, shifted, image > 0, aligner) < 0.03
+def test_the_worst_region_is_found_inside_the_mask() -> None:
+    likeness = torch.full((1, 1, 30, 34, 38), 0.9)
+    mask = torch.zeros_like(likeness, dtype=torch.bool)
+    mask[..., 4:26, 4:30, 4:34] = True
+    likeness[..., 8:15, 10:17, 20:27] = 0.1  # a cube of 7 with its middle at (11, 13, 23)
+    likeness[..., :3, :3, :3] = 0.0  # outside
+    value, place = worst_region(likeness, mask, 7)
+    assert place == (11, 13, 23)
+    assert value == pytest.approx(0.1, abs=1e-5)
+    empty = torch.zeros_like(mask)
+    empty[..., 15, 15, 15] = True
+    assert worst_region(likeness, empty, 7) == (pytest.approx(0.9), (15, 17, 19))
 
 
-@pytest.mark.parametrize(
-    ("figures", "passed"),
-    [
-        ({"lncc_before": 0.2, "lncc_after": 0.5, "folded_percent": 0.0}, True),
-        ({"lncc_before": 0.2, "lncc_after": 0.5, "folded_percent": 0.6}, False),
-        ({"lncc_before": 0.5, "lncc_after": 0.2, "folded_percent": 0.0}, False),
-        ({"lncc_before": 0.2, "lncc_after": None, "folded_percent": 0.0}, False),
-        ({"lncc_before": 0.2, "lncc_after": 0.5, "folded_percent": None}, False),
-    ],
-)
-def test_the_verdict(figures: dict[str, float | None], passed: bool) -> None:
-    found = verdict(figures, ())
-    assert found.passed is passed
-    assert bool(found.reasons) is not passed
-    assert not verdict(figures, ("mirrored",)).passed
+def test_the_affine_part_of_a_residual() -> None:
+    generator = torch.Generator().manual_seed(3)
+    points = 50 * torch.randn(5000, 3, generator=generator, dtype=torch.float64)
+    shift = torch.tensor([3.0, -4.0, 0.0], dtype=torch.float64)
+    assert global_part_mm(points, shift.expand_as(points)) == pytest.approx(5.0)
+    turn = torch.tensor([[0.0, -0.1, 0.0], [0.1, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    around = (points - points.mean(dim=0)) @ turn.T
+    assert global_part_mm(points, around) == pytest.approx(float(around.norm(dim=1).mean()))
+    waves = torch.stack([(points[:, k] * 0.8).sin() for k in range(3)], dim=1)
+    assert global_part_mm(points, waves) < 0.1
+
+
+def test_scales_rotation_and_shear_of_an_affine() -> None:
+    angle = math.radians(30)
+    turn = torch.tensor(
+        [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]],
+        dtype=torch.float64,
+    )
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] = turn @ torch.diag(torch.tensor([0.8, 1.0, 1.25], dtype=torch.float64))
+    found = affine_figures(Affine(matrix))
+    assert found["affine_scale_min"] == pytest.approx(0.8)
+    assert found["affine_scale_max"] == pytest.approx(1.25)
+    assert found["affine_rotation_deg"] == pytest.approx(30.0)
+    assert found["affine_shear_deg"] == pytest.approx(0.0, abs=1e-5)
+    assert found["affine_determinant"] == pytest.approx(1.0)
+    sheared = torch.eye(4, dtype=torch.float64)
+    sheared[0, 1] = math.tan(math.radians(10))
+    assert affine_figures(Affine(sheared))["affine_shear_deg"] == pytest.approx(10.0)
+    mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    assert affine_figures(Affine(mirror))["affine_determinant"] == pytest.approx(-1.0)

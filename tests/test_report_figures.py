@@ -150,13 +150,17 @@ def test_histogram_counts_the_share_of_all_voxels_inside() -> None:
     assert (ticks[0][1], ticks[3], ticks[6][1]) == ("\u2264 0.125", (0.5, "1"), "\u2265 8")
 
 
-def test_checkerboard_and_difference_take_from_both() -> None:
+def test_the_difference_is_brighter_or_equal() -> None:
     first, second = np.zeros((4, 4), np.float32), np.ones((4, 4), np.float32)
-    board = figures.checkerboard(first, second, square=2)[..., 0]
-    assert board.tolist() == [[0, 0, 255, 255]] * 2 + [[255, 255, 0, 0]] * 2
     brighter, equal = figures.difference(first, second)[0, 0], figures.difference(first, first)[0, 0]
     assert brighter[0] > brighter[2]
     assert len(set(equal.tolist())) == 1
+
+
+def test_an_overlay_is_the_edges_and_nothing_else() -> None:
+    disk = (np.hypot(*(np.indices((61, 61)) - 30)) < 20).astype(np.float32)
+    on_black = np.all(figures.edges(disk, np.zeros_like(disk)) == figures.FIXED_EDGE, axis=-1)
+    assert np.array_equal(figures.overlay(disk)[..., 3] == 255, on_black)
 
 
 def test_edges_follow_the_outline_of_the_first_image() -> None:

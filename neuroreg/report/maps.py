@@ -48,7 +48,7 @@ def sequential_stops() -> list[str]:
 def displaced_planes(
     transform: Transform, grid: Geometry, point: tuple[float, float, float]
 ) -> list[tuple[NDArray[np.float64], draw.Plane]]:
-    """For each of VIEWS through ``point``: where its pixels end in the plane's own two directions (rows, columns, 2) mm,
+    """For each of VIEWS through ``point``: where its pixels end in the plane's two directions (rows, columns, 2), mm,
     and how far they go in space (rows, columns), mm."""
     found = []
     for view in draw.VIEWS:

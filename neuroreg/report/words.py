@@ -17,16 +17,16 @@ FIGURES: dict[str, Meaning] = {
         "Left and right, fixed image",
         "how far the brain's asymmetry is that of people in general: about 1 as it is, about -1 when mirrored",
     ),
-    "sides_moving": Meaning("Left and right, moving image", "the same of the moving image"),
-    "lncc_before": Meaning(
-        "Local correlation, as scanned", "mean squared correlation in small cubes; 1 is best"
+    "sides_moving": Meaning("Left and right, moving image", "the same question, of the moving image"),
+    "lncc_before": Meaning("Local correlation, as scanned", "the moving image where its header puts it"),
+    "lncc_affine": Meaning("Local correlation, after the affine", "before the deformation"),
+    "lncc_after": Meaning(
+        "Local correlation, at the end", "mean squared correlation in cubes of 18 mm; 1 is best"
     ),
-    "lncc_affine": Meaning("Local correlation, after the affine", "the same after the affine"),
-    "lncc_after": Meaning("Local correlation, at the end", "the same after the whole map"),
     "lncc_worst": Meaning("Local correlation, worst region", "the lowest mean over a region of 26 mm"),
-    "ncc_before": Meaning("Correlation, as scanned", "of all intensities in the brain or head"),
-    "ncc_affine": Meaning("Correlation, after the affine", "the same after the affine"),
-    "ncc_after": Meaning("Correlation, at the end", "the same after the whole map"),
+    "ncc_before": Meaning("Correlation, as scanned", "the moving image where its header puts it"),
+    "ncc_affine": Meaning("Correlation, after the affine", "before the deformation"),
+    "ncc_after": Meaning("Correlation, at the end", "of all intensities in the brain or head"),
     "mask_overlap": Meaning("Overlap of the brains", "Dice of the fixed and the moved brain mask (or head)"),
     "contrast": Meaning(
         "Same contrast", "rank correlation of the two images' intensities; 1 for images of one contrast"
@@ -38,11 +38,15 @@ FIGURES: dict[str, Meaning] = {
     "folded_percent": Meaning("Folds", "share of the brain where the map is not one-to-one", "%"),
     "ndv_percent": Meaning("Volume lost in folds", "non-diffeomorphic volume", "%"),
     "sd_log_jacobian": Meaning("Spread of volume change", "SD of the log Jacobian; 0 for an affine map"),
-    "inverse_consistency_mean_mm": Meaning(
-        "Inverse consistency, mean", "how far from its start a point ends that goes there and back", "mm"
+    "inverse_consistency_mean_mm": Meaning("Inverse consistency, mean", "over all points of the brain", "mm"),
+    "inverse_consistency_p95_mm": Meaning(
+        "Inverse consistency, 95th percentile",
+        "how far from its start a point ends that goes there and back",
+        "mm",
     ),
-    "inverse_consistency_p95_mm": Meaning("Inverse consistency, 95th percentile", "the same", "mm"),
-    "inverse_consistency_max_mm": Meaning("Inverse consistency, largest", "the same", "mm"),
+    "inverse_consistency_max_mm": Meaning(
+        "Inverse consistency, largest", "over all points of the brain", "mm"
+    ),
     "displacement_mean_mm": Meaning("Whole displacement, mean", "affine included", "mm"),
     "displacement_max_mm": Meaning("Whole displacement, largest", "affine included", "mm"),
     "residual_mean_mm": Meaning("Deformation, mean", "what the affine left to do", "mm"),
