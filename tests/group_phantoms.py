@@ -50,12 +50,12 @@ FIGURES: dict[str, float | None] = {
 THRESHOLDS = {"lncc_after": {"look": 0.75, "fail": 0.6}, "folded_percent": {"look": 0.5, "fail": 2.0}}
 
 
-def picture(kind: str = "jpeg", side: int = 96, seed: int = 0) -> str:
+def picture(kind: str = "jpeg", side: int = 112, seed: int = 0) -> str:
     """A data URI of about 3 kB."""
     noise = Image.frombytes("L", (side, side), random.Random(seed).randbytes(side * side))
-    smooth = noise.resize((side // 4, side // 4)).resize((side, side), Image.Resampling.BICUBIC)
+    smooth = noise.resize((side // 3, side // 3)).resize((side, side), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
-    smooth.save(stream, kind, **({"quality": 80} if kind == "jpeg" else {}))
+    smooth.save(stream, kind, **({"quality": 85} if kind == "jpeg" else {}))
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
@@ -95,7 +95,9 @@ def run(
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     if report:
         meta = "" if thumbnail is None else f'<meta name="neuroreg:thumbnail" content="{thumbnail}">'
-        (folder / "report.html").write_text(f"<!DOCTYPE html><head>{meta}</head><p>A report.", encoding="utf-8")
+        (folder / "report.html").write_text(
+            f"<!DOCTYPE html><head>{meta}</head><p>A report.", encoding="utf-8"
+        )
     return folder
 
 

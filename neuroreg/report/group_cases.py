@@ -1,7 +1,6 @@
 """The cases of a cohort: every finished registration below a folder, and the folders of those that did not finish."""
 
 import json
-import math
 import os
 import re
 from collections import deque
@@ -27,7 +26,10 @@ _MAX_RECORD_BYTES = 4_000_000
 _MAX_TEXT = 400  # characters of one reason or name; the rest is cut
 _MAX_REASONS = 20
 _FIGURE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_NO_FIGURES = frozenset({"verdict", "reasons", "thresholds"})
+_NO_FIGURES = frozenset(
+    {"verdict", "reasons", "thresholds", "id", "z", "outlier_z", "seconds", "method", "weights", "version"}
+)
+_MAX_NUMBER = 1e30  # what is larger measures nothing, and would overflow in a median
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def read_case(folder: Path, identity: str) -> Case:
     return Case(
         id=identity,
         verdict=verdict,
-        reasons=tuple(_text(reason) for reason in (reasons if isinstance(reasons, list) else ())[:_MAX_REASONS]),
+        reasons=tuple(map(_text, reasons[:_MAX_REASONS])) if isinstance(reasons, list) else (),
         figures=_figures(qc),
         seconds=_number(_mapping(record.get("seconds")).get("total")),
         method=_method(_mapping(record.get("config"))),
@@ -190,7 +192,7 @@ def _judgement(record: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _figures(qc: Mapping[str, object]) -> dict[str, float | None]:
-    """Whatever is a number or null under a name of the usual form; NaN and infinities are no numbers."""
+    """Whatever is a number or null under a name of the usual form; NaN and infinities count as null."""
     return {
         name: _number(value)
         for name, value in qc.items()
@@ -236,7 +238,7 @@ def _number(value: object) -> float | None:
         number = float(value)
     except OverflowError:  # an integer of hundreds of digits
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= _MAX_NUMBER else None  # NaN is not
 
 
 def _text(value: object) -> str:

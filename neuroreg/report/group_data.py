@@ -106,7 +106,7 @@ def table(group: Group) -> tuple[tuple[str, ...], list[dict[str, Cell]]]:
     """Columns and rows of the CSV: one row per case, the worst first, numbers in full."""
     fixed = ("id", "verdict", "reasons", "outlier_figure", "outlier_z")
     last = ("seconds", "method", "weights", "version")
-    columns = (*fixed, *(name for name in group.figures if name not in {*fixed, *last}), *last)
+    columns = (*fixed, *group.figures, *last)
     rows: list[dict[str, Cell]] = []
     for case, standing in zip(group.cases, group.standings, strict=True):
         largest = standing.largest

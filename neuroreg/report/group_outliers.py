@@ -15,6 +15,7 @@ OUTLIER = 3.5
 
 _LEAST = 5  # cases with the figure; the median of fewer says little
 _NORMAL = 1.482602218505602  # standard deviations of a normal distribution per MAD: 1 / Phi^-1(3/4)
+_LARGEST = 1e6  # |z|; by how much more than that does not matter
 _REACH = 12.0  # robust standard deviations that the axis of a picture reaches from the median
 
 
@@ -44,8 +45,8 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
     ("affine_shear", Kind(1, 0.01)),
     ("affine_rotation", Kind(0, 0.5)),
 )
-"""By the beginning of a figure's name. Grains: 0.01 of a correlation, an overlap or a scale, 0.05 % of the brain, 0.05 mm
-of consistency, 0.25 mm of a displacement, half a degree."""
+"""By the beginning of a figure's name. Grains: 0.01 of a correlation, an overlap or a scale, 0.05 % of the brain,
+0.05 mm of consistency, 0.25 mm of a displacement, half a degree."""
 
 _UNKNOWN = Kind(0, 0.0)
 
@@ -89,7 +90,9 @@ def robust_z(values: Sequence[float], grain: float = 0.0) -> list[float] | None:
     if len(values) < _LEAST:
         return None
     centre, spread = centre_and_spread(values, grain)
-    return None if spread == 0 else [(value - centre) / spread for value in values]
+    if spread == 0:
+        return None
+    return [min(max((value - centre) / spread, -_LARGEST), _LARGEST) for value in values]
 
 
 def centre_and_spread(values: Sequence[float], grain: float = 0.0) -> tuple[float, float]:
@@ -98,7 +101,9 @@ def centre_and_spread(values: Sequence[float], grain: float = 0.0) -> tuple[floa
     return centre, max(_NORMAL * statistics.median(abs(value - centre) for value in values), grain)
 
 
-def axis(values: Sequence[float], grain: float = 0.0, *, including: Sequence[float] = ()) -> tuple[float, float]:
+def axis(
+    values: Sequence[float], grain: float = 0.0, *, including: Sequence[float] = ()
+) -> tuple[float, float]:
     """The least and largest value that a picture has room for; what lies far beyond is drawn at its edge.
 
     Whatever of ``including`` lies among the values has a place within.

@@ -103,7 +103,7 @@
         && (each.key === name || each.label.toLowerCase() === name));
       if (!match) throw new Error(`Not understood: “${part.trim()}”. Write for example: lncc_after < 0.6`);
       if (!column) throw new Error(`No figure is called “${match[1]}”.`);
-      return { get: column.get, holds: RELATIONS[match[2]], bound: Number(match[3]) };
+      return { text: part.trim(), get: column.get, holds: RELATIONS[match[2]], bound: Number(match[3]) };
     });
   }
   function passes(item) {
@@ -159,6 +159,13 @@
     }
     head.replaceChildren(row);
   }
+  function filters() { // in words, for paper and for the ear
+    const asked = [...document.querySelectorAll("button[aria-pressed=true]")].map((button) => (button.dataset.verdict
+      ? data.verdicts[Number(button.dataset.verdict)].word : button.dataset.problem ? `“${button.textContent}”` : "outlier"));
+    if (state.words.length) asked.push(`“${state.words.join(" ")}”`);
+    if (state.conditions.length) asked.push(state.conditions.map(({ text }) => text).join(" and "));
+    return asked.length ? `; filtered by ${asked.join(", ")}` : "";
+  }
   function pages() { return Math.max(1, Math.ceil(state.order.length / state.size)); }
   function drawTable() {
     drawHead();
@@ -176,7 +183,7 @@
     const end = start + rows.length;
     $("status").textContent = `${state.order.length} of ${cases.length} cases, sorted by ${sorted.label}`
       + `${state.sort === "verdict" && state.direction > 0 ? ", the worst first" : state.direction > 0 ? ", rising" : ", falling"}`
-      + (rows.length < state.order.length ? `; here ${start + 1} to ${end}` : "");
+      + (rows.length < state.order.length ? `; here ${start + 1} to ${end}` : "") + filters();
     $("page").textContent = `Page ${state.page + 1} of ${pages()}`;
     $("previous").disabled = state.page === 0;
     $("next").disabled = state.page >= pages() - 1;
