@@ -130,8 +130,8 @@
     state.order = ordered(cases.filter(passes));
     state.shown = new Set(state.order.map((item) => item.rank));
     if (!keepPage) state.page = 0;
+    drawStrips(); // before the table: they are measured, and a changed page would have to be laid out for that
     drawTable();
-    drawStrips();
   }
 
   // The table, one page of it at a time; a picture is made when it comes into view.
@@ -224,11 +224,10 @@
   // The strips: every case a mark, stacked over its value; a canvas, because there may be thousands.
 
   const strips = new Map();
-  const inView = new IntersectionObserver((entries) => entries.forEach((entry) => {
-    const strip = entry.target.strip;
-    strip.near = entry.isIntersecting;
-    if (strip.near && strip.stale) strip.draw();
-  }), { rootMargin: "100px" });
+  const inView = new IntersectionObserver((entries) => {
+    for (const entry of entries) entry.target.strip.near = entry.isIntersecting;
+    drawStale();
+  }, { rootMargin: "100px" });
 
   class Strip {
     constructor(figure, k) {
@@ -279,13 +278,11 @@
         bins.get(bin).push(item);
       }
       const tallest = Math.max(...[...bins.values()].map((stack) => stack.length));
-      const rise = Math.min(DOT + 1, (AREA - DOT) / Math.max(1, tallest - 1));
-      this.marks = [];
-      for (const [bin, stack] of bins) {
-        stack.sort((a, b) => b.verdict - a.verdict || a.rank - b.rank);
-        stack.forEach((item, level) => this.marks.push({ item, x: bin * DOT, y: AREA - DOT / 2 - level * rise }));
-      }
-      this.marks.sort((a, b) => b.item.verdict - a.item.verdict);
+      this.rise = Math.min(DOT + 1, (AREA - DOT) / Math.max(1, tallest - 1));
+      this.stacks = [...bins].map(([bin, stack]) => stack.sort((a, b) => b.verdict - a.verdict || a.rank - b.rank)
+        .map((item, level) => ({ item, x: bin * DOT, y: AREA - DOT / 2 - level * this.rise })));
+      this.marks = this.stacks.flat();
+      this.signs = this.marks.filter(({ item }) => item.verdict <= LOOK).sort((a, b) => b.item.verdict - a.item.verdict);
     }
     nearest(event) {
       if (!this.marks) return null;
@@ -316,27 +313,34 @@
       } else return;
       event.preventDefault();
     }
-    draw() {
-      this.stale = !this.near;
-      if (this.stale) return;
-      const width = this.canvas.clientWidth;
-      if (!width) { this.stale = true; return; }
+    draw(width, colour) {
+      this.stale = false;
       if (width !== this.width) { this.width = width; this.layout(); }
       const scale = window.devicePixelRatio || 1;
       this.canvas.width = Math.round(width * scale);
       this.canvas.height = Math.round((AREA + 4) * scale);
       const pen = this.canvas.getContext("2d");
-      const colours = getComputedStyle(document.documentElement);
-      const colour = (name) => colours.getPropertyValue(`--${name}`).trim();
       pen.scale(scale, scale);
       this.rules(pen, colour);
-      const paints = [colour("fail"), colour("look"), colour("dot")];
-      pen.fillStyle = colour("pale");
-      for (const { item, x, y } of this.marks) if (!state.shown.has(item.rank)) pen.fillRect(x - 2, y - 2, 4, 4);
-      for (const { item, x, y } of this.marks) if (state.shown.has(item.rank)) shape(pen, item.verdict, x, y, paints[item.verdict]);
+      this.squares(pen, colour("dot"), colour("pale"));
+      for (const { item, x, y } of this.signs) if (state.shown.has(item.rank)) sign(pen, item.verdict, x, y, colour);
       const chosen = this.marks.find(({ item }) => item.rank === state.chosen);
       if (chosen) ring(pen, chosen.x, chosen.y, colour("ink"));
       this.say(null);
+    }
+    squares(pen, full, pale) { // passes, and what is filtered out; where marks overlap, alike neighbours are one bar
+      for (const stack of this.stacks) {
+        for (let start = 0, end; start < stack.length; start = end) {
+          const on = state.shown.has(stack[start].item.rank);
+          end = start + 1;
+          if (on && stack[start].item.verdict <= LOOK) continue;
+          const alike = ({ item }) => state.shown.has(item.rank) === on && !(on && item.verdict <= LOOK);
+          while (this.rise < DOT && end < stack.length && alike(stack[end])) end += 1;
+          const [{ x, y }, top] = [stack[start], stack[end - 1].y];
+          pen.fillStyle = on ? full : pale;
+          pen.fillRect(x - 2, top - 2, 4, y - top + 4);
+        }
+      }
     }
     rules(pen, colour) { // the floor, the median, and the thresholds of the records
       pen.lineWidth = 1;
@@ -356,15 +360,15 @@
     pen.strokeStyle = colour;
     pen.beginPath(); pen.moveTo(x1, y1); pen.lineTo(x2, y2); pen.stroke();
   }
-  function shape(pen, verdict, x, y, colour) { // told apart without colour: a cross, a triangle, a dot
-    pen.fillStyle = colour;
+  function sign(pen, verdict, x, y, colour) { // told apart without colour: a cross, a triangle
     if (verdict === FAIL) {
       pen.lineWidth = 1.8;
-      line(pen, x - 3, y - 3, x + 3, y + 3, colour);
-      line(pen, x - 3, y + 3, x + 3, y - 3, colour);
-    } else if (verdict === LOOK) {
+      line(pen, x - 3, y - 3, x + 3, y + 3, colour("fail"));
+      line(pen, x - 3, y + 3, x + 3, y - 3, colour("fail"));
+    } else {
+      pen.fillStyle = colour("look");
       pen.beginPath(); pen.moveTo(x, y - 3.5); pen.lineTo(x + 3.5, y + 2.5); pen.lineTo(x - 3.5, y + 2.5); pen.fill();
-    } else pen.fillRect(x - 2, y - 2, 4, 4);
+    }
   }
   function ring(pen, x, y, colour) {
     pen.lineWidth = 2;
@@ -372,7 +376,19 @@
     pen.beginPath(); pen.arc(x, y, 6.5, 0, 2 * Math.PI); pen.stroke();
     line(pen, x, 0, x, Math.max(0, y - 7), colour);
   }
-  function drawStrips() { for (const strip of strips.values()) { strip.stale = true; strip.draw(); } }
+  function drawStrips() {
+    for (const strip of strips.values()) strip.stale = true;
+    drawStale();
+  }
+  function drawStale() { // those in sight; everything is measured before anything is changed, or each strip costs a layout
+    const waiting = [...strips.values()].filter((strip) => strip.stale && strip.near)
+      .map((strip) => [strip, strip.canvas.clientWidth]).filter(([, width]) => width > 0);
+    if (!waiting.length) return;
+    const style = getComputedStyle(document.documentElement);
+    const names = ["fail", "look", "dot", "pale", "ink", "line", "soft"];
+    const colours = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+    for (const [strip, width] of waiting) strip.draw(width, (name) => colours[name]);
+  }
   function placeStrips() {
     $("strips").replaceChildren(...columns.filter((column) => column.figure !== undefined && column.shown).map(({ figure: k }) => {
       if (!strips.has(k)) strips.set(k, new Strip(figures[k], k));
