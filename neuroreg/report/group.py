@@ -94,9 +94,11 @@ def _outliers(group: Group) -> int:
 
 
 def _render(cohort: Cohort, group: Group, *, title: str, page: Path) -> str:
-    style, script = (
-        (_TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("group.css", "group.js")
+    style, *scripts = (
+        (_TEMPLATES / name).read_text(encoding="utf-8").strip()
+        for name in ("group.css", "group_strips.js", "group.js")
     )
+    script = "\n".join(scripts)
     return (
         _environment()
         .get_template("group.html")
