@@ -14,12 +14,17 @@ from PIL import Image
 from neuroreg.errors import CannotCreateError, DataError
 from neuroreg.pipeline.case import Case
 from neuroreg.pipeline.record import Quality
-from neuroreg.report import page
+from neuroreg.report import figures, page
 from neuroreg.transforms import DisplacementField
 from neuroreg.volume import Geometry, Volume
 
 GEOMETRY = Geometry((22, 26, 19), (5.0, 4.0, 6.0), (-50.0, 40.0, -31.0), (1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
 HOSTILE = '<script>alert(1)</script>" onload=x \x1b[31m\u202e $x^2$ {{ 7*7 }}'
+
+
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_LONGEST_PIXELS", 60)  # 45 pictures a page: compressing them takes the time
 
 
 def _volume(seed: int) -> Volume:

@@ -270,7 +270,7 @@ def thumbnail(pixels: Pixels, *, longest: int = 112) -> str:
 
 def _encoded(image: Image.Image, form: str, **options: int) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, format=form, optimize=True, **options)
+    image.save(buffer, format=form, **options)
     return f"data:image/{form};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
