@@ -61,11 +61,11 @@ def write_nifti(
     )
 
 
-def nifti_bytes(voxels: NDArray[np.generic], geometry: Geometry) -> bytes:
+def nifti_bytes(voxels: NDArray[np.generic], geometry: Geometry, *, intent: int = 0) -> bytes:
     """A .nii.gz of (Z, Y, X) on ``geometry`` in memory, as small as it gets; the same voxels give the same bytes."""
     dtype = voxels.dtype.newbyteorder("<")
     matrix = geometry.voxel_to_world.numpy()
-    header = _header(geometry.size, dtype, matrix, descrip=f"neuroreg {__version__}")
+    header = _header(geometry.size, dtype, matrix, descrip=f"neuroreg {__version__}", intent=intent)
     compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
     packed = [compressor.compress(c) for c in _Content(header, np.ascontiguousarray(voxels, dtype)).chunks()]
     return b"".join((*packed, compressor.flush()))

@@ -14,7 +14,7 @@ from neuroreg.io import files
 from neuroreg.io.images import ImageFile, read_image, read_labels
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
-from neuroreg.io.tables import read_label_names
+from neuroreg.io.tables import plain, read_label_names
 from neuroreg.io.transforms import read_transform
 from neuroreg.pipeline.outputs import jacobian_map
 from neuroreg.pipeline.record import RECORD_NAME, locate
@@ -163,7 +163,10 @@ class FinishedRun:
         return Volume(jacobian_map(transform if ready else total_field(transform, grid)), grid)  # type: ignore[arg-type]
 
     def label_names(self) -> dict[int, str]:
-        """Label number -> name, of the table the run was given; empty without one."""
+        """Label number -> name, of ``rois.csv`` or of the table the run was given; empty without both."""
+        table = self.output("rois.csv")
+        if table is not None:
+            return {number: plain(name) for number, name in read_label_names(table).items()}
         path = self.input("label_names")
         return {} if path is None else read_label_names(path)
 

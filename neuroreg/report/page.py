@@ -66,7 +66,7 @@ def write_report(
         "bars": None if rois is None else bars(rois),
         "provenance": flattened(provenance),
     }
-    text = _environment().get_template("report.html").render(context)
+    text = environment().get_template("report.html").render(context)
     if len(text.encode()) > MAX_BYTES:
         raise DataError(f"the report would take {len(text.encode())} bytes", file=path)
 
@@ -76,7 +76,8 @@ def write_report(
     atomic_write(path, write, overwrite=overwrite)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of this room, with everything escaped that is not marked safe."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
