@@ -184,7 +184,8 @@ def locate(role: str, recorded: Mapping[str, object], folders: Sequence[Path], *
 
     Raises NoInputError when no file of that name is there, DataError when none of them is the recorded one.
     """
-    what, name = role.replace("_", " "), Path(str(recorded.get("path") or recorded.get("name")))
+    what = f"{role} image" if role in ("fixed", "moving") else role.replace("_", " ")
+    name = Path(str(recorded.get("path") or recorded.get("name")))
     places = (name, *(folder / name.name for folder in folders))
     present = [place for place in places if place.is_file()]
     if not present:

@@ -43,10 +43,9 @@ def without_face(run: FinishedRun, side: str, volume: Volume) -> Shown:
         outside = brain.background_value(volume.data)
         masked = torch.where(inside, volume.data, torch.full((), outside, dtype=volume.data.dtype))
         return Shown(volume.with_data(masked), f"the {name} image is masked to the brain by {source}")
-    why = "".join(f" ({text})" for text in missing[:1])
-    return Shown(
-        volume, f"the {name} image shows more than the brain and no mask of it is known{why}", whole_head=True
-    )
+    why = f" ({missing[0]})" if missing else ""
+    note = f"the {name} image shows a whole head and no mask of its brain is known{why}: without 3-D view, yet private"
+    return Shown(volume, note, whole_head=True)
 
 
 def _brains(run: FinishedRun, side: str, missing: list[str]) -> Iterator[tuple[str, Tensor]]:

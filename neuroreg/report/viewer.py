@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from neuroreg.errors import DataError
 from neuroreg.io.files import atomic_write, check_output
@@ -98,7 +99,7 @@ def page_data(
         "render": not remains.whole_head,
         "octaves": OCTAVES,
         "colours": _jacobian_colours(),
-        "centre": _ras(draw.centre(_along_lps(grid))),
+        "centre": _ras(_middle(grid)),
         "places": [{"title": title, "ras": _ras(point)} for title, point in remains.places],
         "regions": [{**asdict(region), "name": plain(region.name)} for region in regions],
         "layers": [
@@ -122,10 +123,13 @@ def _ras(point: tuple[float, float, float]) -> tuple[float, float, float]:
     return (round(-point[0], 3), round(-point[1], 3), round(point[2], 3))
 
 
-def _along_lps(grid: Geometry) -> Geometry:
-    """The same voxels counted to the left and to the back."""
+def _middle(grid: Geometry) -> tuple[float, float, float]:
+    """LPS mm of the voxel from which a look begins: a little right of the middle, as in the report."""
     x, y = (grid.origin[k] - (grid.size[k] - 1) * grid.spacing[k] for k in range(2))
-    return Geometry(grid.size, grid.spacing, (x, y, grid.origin[2]))
+    middle = draw.centre(Geometry(grid.size, grid.spacing, (x, y, grid.origin[2])))
+    index = grid.world_to_voxel @ torch.tensor([*middle, 1.0], dtype=torch.float64)
+    world = grid.voxel_to_world @ index.round()
+    return (float(world[0]), float(world[1]), float(world[2]))
 
 
 def _jacobian_colours() -> list[list[int]]:

@@ -7,7 +7,7 @@
     { name: "Sagittal", type: 2 }, { name: "3-D", type: 4 },
   ];
   const CUTS = [
-    ["not", 2, 0, 0], ["from the left", 0, 270, 0], ["from the right", 0, 90, 0], ["from the front", 0, 180, 0],
+    ["nowhere", 2, 0, 0], ["from the left", 0, 270, 0], ["from the right", 0, 90, 0], ["from the front", 0, 180, 0],
     ["from behind", 0, 0, 0], ["from above", 0, 0, 90], ["from below", 0, 0, -90],
   ];
   const DEFAULTS = {
@@ -43,7 +43,7 @@
   function colourMap(layer) {
     const all = [...Array(256).keys()];
     if (layer.kind === "jacobian") {
-      const channel = (k) => data.colours.map((colour) => colour[k]);
+      const channel = (k) => data.colours.map((colour, code) => (code ? colour[k] : 0));
       return { R: channel(0), G: channel(1), B: channel(2), A: all.map((code) => (code ? 255 : 0)), I: all };
     }
     // Soft at the dark end, so that the 3-D view sees the brain through its background.
@@ -65,9 +65,10 @@
     viewer = new niivue.Niivue({
       logLevel: "error", dragAndDropEnabled: false, isRadiologicalConvention: true, sagittalNoseLeft: true,
       isOrientationTextVisible: true, showAllOrientationMarkers: true, fontColor: [1, 1, 1, 1], fontMinPx: 15,
-      crosshairColor: [1, 0.84, 0.04, 1], crosshairWidth: 1, crosshairWidthUnit: "mm", show3Dcrosshair: true, isOrientCube: data.render,
+      crosshairColor: [1, 0.84, 0.04, 1], crosshairWidth: 0.7, crosshairWidthUnit: "mm", show3Dcrosshair: true, isOrientCube: data.render,
       backColor: [0, 0, 0, 1], multiplanarShowRender: data.render ? 1 : 0, multiplanarLayout: data.render ? 2 : 0,
       loadingText: "", tileMargin: 3, renderOverlayBlend: 0.4,
+      clipPlaneColor: [0, 0, 0, 0], isClipAllVolumes: true,
     });
     await viewer.attachToCanvas(byId("canvas"));
     for (const layer of layers) {
@@ -90,10 +91,16 @@
 
   // Layers
 
+  function pairing() {
+    return Boolean(state.flicker || state.swapped);
+  }
+
   function opacityOf(layer) {
     const pair = layer.key === "fixed" || layer.key === "moved";
-    if (pair && (state.flicker || state.swapped)) return (layer.key === "moved") === state.showMoved ? 1 : 0;
-    return layer.on ? layer.opacity / 100 : 0;
+    if (pair && pairing()) return (layer.key === "moved") === state.showMoved ? 1 : 0;
+    if (!layer.on || !layer.opacity) return 0;
+    // Outlines have an opacity of their own; the rest of the label is left almost clear.
+    return layer.kind === "labels" && byId("outlines").checked ? 0.004 : layer.opacity / 100;
   }
 
   function redraw() {
@@ -101,15 +108,19 @@
     state.frame = requestAnimationFrame(() => { state.frame = null; paint(); });
   }
 
-  // Every volume handed over goes to the graphics card anew, so only those that can be seen are.
+  // Every volume handed over goes to the graphics card anew, so only those that can be seen are. The first is the one
+  // that the 3-D view gives a surface; all lie on one grid, so any can be it.
   function paint() {
     for (const layer of layers) layer.image.opacity = opacityOf(layer);
-    const [base, ...others] = layers.map((layer) => layer.image);
-    viewer.volumes = [base, ...others.filter((image) => image.opacity > 0)];
-    [viewer.back, viewer.overlays] = [base, viewer.volumes.slice(1)];
+    const first = layers.find((layer) => layer.key === (pairing() && state.showMoved ? "moved" : "fixed"));
+    const others = layers.filter((layer) => layer !== first && layer.image.opacity > 0);
+    viewer.volumes = [first, ...others].map((layer) => layer.image);
+    [viewer.back, viewer.overlays] = [viewer.volumes[0], viewer.volumes.slice(1)];
+    const outlined = layers.filter((layer) => layer.kind === "labels" && layer.on).map((layer) => layer.opacity / 100);
+    viewer.opts.atlasOutline = byId("outlines").checked ? Math.max(0, ...outlined) : 0;
     viewer.updateGLVolume();
     const flag = byId("flag");
-    flag.hidden = !(state.flicker || state.swapped);
+    flag.hidden = !pairing();
     flag.textContent = state.showMoved ? "moved" : "fixed";
   }
 
@@ -147,7 +158,7 @@
     byId("swap").addEventListener("click", swap);
     const outlines = byId("outlines");
     outlines.closest("label").hidden = !layers.some((layer) => layer.kind === "labels");
-    outlines.addEventListener("change", () => { viewer.setAtlasOutline(outlines.checked ? 1 : 0); });
+    outlines.addEventListener("change", redraw);
     const scale = byId("scale");
     if (scale) {
       const reach = 127 / data.octaves;
