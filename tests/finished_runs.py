@@ -34,7 +34,9 @@ def image(geometry: Geometry, offset: tuple[float, float, float] = (0.0, 0.0, 0.
     """The head with its marker, moved by ``offset``."""
     points = geometry.points() - torch.tensor(offset, dtype=torch.float64)
     distance = ((points - torch.tensor(MARKER_LPS, dtype=torch.float64)) ** 2).sum(-1)
-    return Volume((head(points) + 3000.0 * torch.exp(-distance / 18.0))[None].to(torch.float32), geometry)
+    data = head(points)
+    marker = 3000.0 * torch.exp(-distance / 128.0)
+    return Volume(torch.where(data > 0, data + marker, 0.0)[None].to(torch.float32), geometry)
 
 
 def save_run(

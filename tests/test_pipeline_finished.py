@@ -1,32 +1,19 @@
 """A finished run read back: nothing is believed without its sha256, and what is missing follows from the map."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from finished_runs import change_record, forget, save_run, sha256
+from finished_runs import change_record, forget, sha256
 from pipeline_phantoms import SHIFT_MM, grid
 
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.io.transforms import write_transform
 from neuroreg.pipeline.finished import open_run
 from neuroreg.transforms import Affine, Chain, DisplacementField
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_run(tmp_path_factory.mktemp("original"))
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    """A run of this test's own, its inputs in ``tmp_path``."""
-    shutil.copytree(original.parent, tmp_path, dirs_exist_ok=True)
-    return tmp_path / "run"
 
 
 def affine() -> Affine:
@@ -50,8 +37,8 @@ def record_output(run: Path, name: str) -> None:
     (run / "run.json").write_text(json.dumps(record))
 
 
-def test_files_are_found_and_known_by_their_hash(folder: Path, tmp_path: Path) -> None:
-    run = open_run(folder)
+def test_files_are_found_and_known_by_their_hash(own_run: Path, tmp_path: Path) -> None:
+    run = open_run(own_run)
     assert run.input("fixed") == tmp_path / "fixed.nii.gz"
     assert run.input("fixed_mask") is None
     assert run.output("moved.nii.gz") == tmp_path / "run" / "moved.nii.gz"
@@ -59,24 +46,24 @@ def test_files_are_found_and_known_by_their_hash(folder: Path, tmp_path: Path) -
     assert run.label_names() == {4: "Outer", 23: "Right blob", 16_777_217: "Left blob"}
 
 
-def test_inputs_elsewhere_are_found_where_they_are_said_to_be(folder: Path, tmp_path: Path) -> None:
+def test_inputs_elsewhere_are_found_where_they_are_said_to_be(own_run: Path, tmp_path: Path) -> None:
     far = tmp_path / "far" / "away"
     far.mkdir(parents=True)
     (tmp_path / "fixed.nii.gz").rename(far / "fixed.nii.gz")
     with pytest.raises(NoInputError, match="the fixed image of the recorded run is not here.*--inputs"):
-        open_run(folder).input("fixed")
-    assert open_run(folder, inputs=(far,)).input("fixed") == far / "fixed.nii.gz"
+        open_run(own_run).input("fixed")
+    assert open_run(own_run, inputs=(far,)).input("fixed") == far / "fixed.nii.gz"
 
 
-def test_a_file_that_changed_is_refused(folder: Path, tmp_path: Path) -> None:
-    for path in (folder / "moved.nii.gz", tmp_path / "fixed.nii.gz"):
-        path.write_bytes((folder / "jacobian.nii.gz").read_bytes())
-    run = open_run(folder)
+def test_a_file_that_changed_is_refused(own_run: Path, tmp_path: Path) -> None:
+    for path in (own_run / "moved.nii.gz", tmp_path / "fixed.nii.gz"):
+        path.write_bytes((own_run / "jacobian.nii.gz").read_bytes())
+    run = open_run(own_run)
     with pytest.raises(DataError, match="not the file the run left"):
         run.moved()
     with pytest.raises(DataError, match="sha256 differs"):
         _ = run.fixed
-    (folder / "jacobian.nii.gz").unlink()
+    (own_run / "jacobian.nii.gz").unlink()
     with pytest.raises(NoInputError):
         run.output("jacobian.nii.gz")
 
@@ -101,26 +88,26 @@ def test_an_unfinished_run_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_every_version_of_the_record_has_a_verdict(
-    folder: Path, changes: dict[str, object], verdict: str | None, reasons: tuple[str, ...]
+    own_run: Path, changes: dict[str, object], verdict: str | None, reasons: tuple[str, ...]
 ) -> None:
-    change_record(folder, **changes)
-    recorded = open_run(folder).recorded
+    change_record(own_run, **changes)
+    recorded = open_run(own_run).recorded
     assert (recorded.verdict, recorded.reasons) == (verdict, reasons)
 
 
-def test_what_was_not_written_follows_from_the_transform(folder: Path, tmp_path: Path) -> None:
-    forget(folder, "moved.nii.gz", "jacobian.nii.gz", "moved_labels.nii.gz")
-    run = open_run(folder)
+def test_what_was_not_written_follows_from_the_transform(own_run: Path, tmp_path: Path) -> None:
+    forget(own_run, "moved.nii.gz", "jacobian.nii.gz", "moved_labels.nii.gz")
+    run = open_run(own_run)
     assert (run.moved(), run.jacobian(), run.moved("moving_labels"), run.transform) == (None,) * 4
-    write_transform(Chain((wave(), affine())), folder / "transform.h5")
-    record_output(folder, "transform.h5")
-    run = open_run(folder)
+    write_transform(Chain((wave(), affine())), own_run / "transform.h5")
+    record_output(own_run, "transform.h5")
+    run = open_run(own_run)
     moved, jacobian, regions = run.moved(), run.jacobian(), run.moved("moving_labels")
     assert moved is not None
     assert jacobian is not None
     assert regions is not None
     fixed = sitk.ReadImage(str(tmp_path / "fixed.nii.gz"))
-    transform = sitk.ReadTransform(str(folder / "transform.h5"))
+    transform = sitk.ReadTransform(str(own_run / "transform.h5"))
     moving = sitk.ReadImage(str(tmp_path / "moving.nii.gz"))
     expected = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear))
     assert np.abs(moved.data[0].numpy() - expected).max() < 0.05  # of intensities up to 3500, float32
@@ -136,13 +123,13 @@ def test_what_was_not_written_follows_from_the_transform(folder: Path, tmp_path:
         assert jacobian.data[0, index[2], index[1], index[0]] == pytest.approx(determinant, abs=1e-4)
 
 
-def test_an_affine_run_has_one_determinant(folder: Path) -> None:
-    forget(folder, "jacobian.nii.gz")
-    write_transform(affine(), folder / "affine.mat")
-    record_output(folder, "affine.mat")
-    assert open_run(folder).jacobian() is None  # the affine is a part of the map only
-    change_record(folder, command="affine")
-    found = open_run(folder).jacobian()
+def test_an_affine_run_has_one_determinant(own_run: Path) -> None:
+    forget(own_run, "jacobian.nii.gz")
+    write_transform(affine(), own_run / "affine.mat")
+    record_output(own_run, "affine.mat")
+    assert open_run(own_run).jacobian() is None  # the affine is a part of the map only
+    change_record(own_run, command="affine")
+    found = open_run(own_run).jacobian()
     assert found is not None
     expected = float(np.linalg.det(affine().matrix[:3, :3].numpy()))
     assert torch.allclose(found.data, torch.tensor(expected, dtype=torch.float32))
