@@ -164,7 +164,8 @@ def test_what_is_not_there_is_left_out_and_said(own_run: Path, tmp_path: Path) -
 
 def whole_head(own_run: Path, inputs: dict[str, Path]) -> FinishedRun:
     """The run of a head with a skull: 2.9 L above the background, around the brain of the phantom."""
-    geometry = grid(size=(60, 66, 52))
+    fine = grid(size=(60, 66, 52))
+    geometry = Geometry((30, 33, 26), tuple(2 * s for s in fine.spacing), fine.origin, fine.direction)
     points = geometry.points() - torch.tensor([5.0, -8.0, 12.0], dtype=torch.float64)
     skull = ((points / torch.tensor([82.0, 92.0, 84.0])) ** 2).sum(-1) < 1
     data = torch.maximum(image(geometry).data, skull * 200.0)
@@ -186,7 +187,7 @@ def test_a_whole_head_shows_its_brain_alone_where_the_labels_tell(own_run: Path,
     assert not remains.whole_head
     assert "the fixed image is masked to the brain by the fixed labels" in remains.notes
     assert "the moved image is masked to the brain by the moving labels" in remains.notes
-    geometry = page_grid(remains, 4.0)
+    geometry = page_grid(remains, 6.0)
     q = (geometry.points() - torch.tensor([5.0, -8.0, 12.0])) / torch.tensor([44.0, 52.0, 42.0])
     outside = ((q**2).sum(-1) > 1.25**2).numpy()
     for layer in make_layers(remains, geometry)[0]:

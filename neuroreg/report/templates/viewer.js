@@ -104,6 +104,9 @@
   }
 
   function redraw() {
+    const flag = byId("flag");
+    flag.hidden = !pairing();
+    flag.textContent = state.showMoved ? "moved" : "fixed";
     if (state.frame) return;
     state.frame = requestAnimationFrame(() => { state.frame = null; paint(); });
   }
@@ -119,9 +122,6 @@
     const outlined = layers.filter((layer) => layer.kind === "labels" && layer.on).map((layer) => layer.opacity / 100);
     viewer.opts.atlasOutline = byId("outlines").checked ? Math.max(0, ...outlined) : 0;
     viewer.updateGLVolume();
-    const flag = byId("flag");
-    flag.hidden = !pairing();
-    flag.textContent = state.showMoved ? "moved" : "fixed";
   }
 
   function flicker() {
