@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Entry] = {
     "invert": Entry("neuroreg.cli.invert:command", "Invert a transform."),
     "jacobian": Entry("neuroreg.cli.jacobian:command", "Map the local volume change of a transform."),
     "convert": Entry("neuroreg.cli.convert:command", "Rewrite an image or a transform in another format."),
+    "report": Entry("neuroreg.cli.report:command", "Make pages of finished runs: report, 3-D viewer, group."),
     "benchmark": Entry("neuroreg.cli.benchmark:command", "Measure methods on labelled pairs."),
 }
 """Every command: its module, and the line ``--help`` shows without loading it."""

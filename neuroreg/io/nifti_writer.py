@@ -1,4 +1,7 @@
-"""New NIfTI-1 files, written atomically and read back: .nii and .nii.gz, scalar images and vector fields."""
+"""New NIfTI-1 files, written atomically and read back: .nii and .nii.gz, scalar images and vector fields.
+
+``nifti_bytes`` makes the same in memory, for pages that hold their images.
+"""
 
 import zlib
 from collections.abc import Iterator
@@ -56,6 +59,16 @@ def write_nifti(
     atomic_write(
         path, write, verify=lambda temporary: content.verify(temporary, geometry), overwrite=overwrite
     )
+
+
+def nifti_bytes(voxels: NDArray[np.generic], geometry: Geometry, *, intent: int = 0) -> bytes:
+    """A .nii.gz of (Z, Y, X) on ``geometry`` in memory, as small as it gets; the same voxels give the same bytes."""
+    dtype = voxels.dtype.newbyteorder("<")
+    matrix = geometry.voxel_to_world.numpy()
+    header = _header(geometry.size, dtype, matrix, descrip=f"neuroreg {__version__}", intent=intent)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
+    packed = [compressor.compress(c) for c in _Content(header, np.ascontiguousarray(voxels, dtype)).chunks()]
+    return b"".join((*packed, compressor.flush()))
 
 
 class _Content:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from neuroreg.errors import DataError, NoInputError, UsageError
+from neuroreg.pipeline.record import locate
 from neuroreg.registry import unknown_name
 from neuroreg.validation import sentence
 
@@ -212,7 +213,8 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
         name = role.partition(":")[0]
         if name in given:
             continue
-        found = str(_locate(name, recorded, file))
+        cure = f"run in its folder, or name every input on the command line (here: {name.replace('_', '-')})"
+        found = str(locate(name, recorded, (Path(), file.parent, file.parent.parent), remedy=cure))
         if name == "also":
             settings["also"] = [
                 *[p for p in settings.get("also", []) if Path(p).name != recorded["name"]],
@@ -242,23 +244,3 @@ def _check_weights(recorded: object, method: str, named: object, file: Path) -> 
             file=file,
             remedy="name the recorded ones with --weights FILE, or accept today's with --weights NAME",
         )
-
-
-def _locate(role: str, recorded: Mapping[str, object], file: Path) -> Path:
-    from neuroreg.io.files import sha256
-
-    name = Path(str(recorded.get("path") or recorded.get("name")))
-    places = (name, *(folder / name.name for folder in (Path(), file.parent, file.parent.parent)))
-    present = [place for place in places if place.is_file()]
-    if not present:
-        raise NoInputError(
-            f"the {role.replace('_', ' ')} of the recorded run is not here",
-            file=name,
-            remedy=f"run in its folder, or name every input on the command line (here: {role.replace('_', '-')})",
-        )
-    for place in present:
-        if sha256(place) == recorded.get("sha256"):
-            return place
-    raise DataError(
-        f"the {role.replace('_', ' ')} is not the file of the recorded run (sha256 differs)", file=name
-    )

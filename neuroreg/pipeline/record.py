@@ -214,3 +214,21 @@ def read_record(folder: Path) -> RunRecord:
         raise NoInputError("no finished run here", file=path) from error
     except ValueError as error:
         raise DataError("not a run record", file=path) from error
+
+
+def locate(role: str, recorded: Mapping[str, object], folders: Sequence[Path], *, remedy: str) -> Path:
+    """An input of a recorded run, known by base name and sha256: in its recorded place or in one of ``folders``.
+
+    Raises NoInputError when no file of that name is there, DataError when none of them is the recorded one.
+    """
+    what = f"{role} image" if role in ("fixed", "moving") else role.replace("_", " ")
+    verb = "are" if what.endswith("s") else "is"
+    name = Path(str(recorded.get("path") or recorded.get("name")))
+    places = (name, *(folder / name.name for folder in folders))
+    present = [place for place in places if place.is_file()]
+    if not present:
+        raise NoInputError(f"the {what} of the recorded run {verb} not here", file=name, remedy=remedy)
+    for place in present:
+        if files.sha256(place) == recorded.get("sha256"):
+            return place
+    raise DataError(f"the {what} {verb} not the file of the recorded run (sha256 differs)", file=name)

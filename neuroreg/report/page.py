@@ -128,10 +128,11 @@ def _render(template: str, context: Mapping[str, object]) -> str:
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     inside = {"script": Markup(script), "style": Markup(style), "script_digest": digest}
-    return _environment().get_template(template).render({**context, **inside})
+    return environment().get_template(template).render({**context, **inside})
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this folder: text is escaped, a missing name is an error."""
     return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
