@@ -17,8 +17,7 @@ from neuroreg.cli import run
         ([], "the folder of a run is missing"),
         (["a", "--group", "b"], "--group takes one folder"),
         (["--group", "b", "--viewer"], "--group takes one folder"),
-        (["a", "--with-face"], "are for the 3-D page; add --viewer"),
-        (["a", "--inputs", "b"], "are for the 3-D page; add --viewer"),
+        (["a", "--with-face"], "is for the 3-D page; add --viewer"),
         (["a", "-o", "x.html"], "-o names one page"),
         (["a", "b", "--viewer", "-o", "x.html"], "-o names one page"),
     ],
@@ -62,8 +61,8 @@ def test_reports_and_groups_are_made_by_those_who_make_them(
 ) -> None:
     calls: list[tuple[object, ...]] = []
 
-    def remake_report(folder: Path, *, overwrite: bool, reporter: object) -> None:
-        calls.append((folder, overwrite, callable(reporter)))
+    def remake_report(folder: Path, *, overwrite: bool, reporter: object, inputs: list[Path]) -> None:
+        calls.append((folder, overwrite, callable(reporter), inputs))
 
     def write_group(folder: Path, output: Path, *, overwrite: bool) -> Summary:
         calls.append((folder, output, overwrite))
@@ -83,6 +82,6 @@ def test_reports_and_groups_are_made_by_those_who_make_them(
     assert out == f"{tmp_path / 'g.html'}\n"
     assert "cases 4, passed 2, look 1, failed 1, unreadable 0" in err
     assert calls == [
-        (Path("one"), True, True), (Path("two"), True, True), (Path("cohort"), Path("cohort/group.html"), False),
+        (Path("one"), True, True, []), (Path("two"), True, True, []), (Path("cohort"), Path("cohort/group.html"), False),
         (Path("cohort"), tmp_path / "g.html", False),
     ]  # fmt: skip

@@ -149,7 +149,7 @@ def test_the_method_brings_its_own_affine_unless_told_otherwise(
     done = register(config(pair, tmp_path / "out", method="jointaffine"))
     assert misses_mm(tmp_path / "out") < 1.0
     assert list(done.method_options) == ["jointaffine"]
-    assert done.figures["folded_percent"] == 0.0
+    assert done.qc.figures["folded_percent"] == 0.0
 
 
 @pytest.mark.usefixtures("home")

@@ -149,7 +149,7 @@ def test_only_what_is_asked_for_is_computed(
     monkeypatch.setattr(align.Alignment, "inverse", refuse)
     done = register(config(pair, tmp_path / "out", outputs="image,transform"))
     assert list(done.outputs) == ["moved.nii.gz", "transform.h5"]
-    assert "inverse_consistency_mean_mm" not in done.figures
+    assert "inverse_consistency_mean_mm" not in done.qc.figures
 
 
 def test_the_field_stays_on_its_native_grid(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -179,8 +179,8 @@ def test_labels_are_moved_exactly_and_compared(pair: tuple[Path, Path], tmp_path
     assert list(done.outputs) == ["affine.mat", "moved_labels.nii.gz", "rois.csv"]
     moved = read_image_array(tmp_path / "out" / "moved_labels.nii.gz")
     assert set(np.unique(moved)) == {0, 4, 23, 16_777_217}
-    assert done.figures["dice_mean"] is not None
-    assert done.figures["dice_mean"] > 0.8
+    assert done.qc.figures["dice_mean"] is not None
+    assert done.qc.figures["dice_mean"] > 0.8
     assert len((tmp_path / "out" / "rois.csv").read_text().splitlines()) == 4
 
 
@@ -202,12 +202,12 @@ def test_the_figures_of_a_known_map(pair: tuple[Path, Path], tmp_path: Path) -> 
         )
     )
     length = math.dist(phantoms.SHIFT_MM, (0, 0, 0))
-    assert done.figures["displacement_mean_mm"] == pytest.approx(length, abs=1e-5)
-    assert done.figures["residual_max_mm"] == pytest.approx(0.0, abs=1e-5)
-    assert done.figures["folded_percent"] == done.figures["sd_log_jacobian"] == 0.0
-    assert done.figures["inverse_consistency_max_mm"] == pytest.approx(0.0, abs=1e-5)
-    assert done.figures["ncc_after"] > 0.95 > done.figures["ncc_before"]
-    assert done.quality.passed, done.quality.reasons
+    assert done.qc.figures["displacement_mean_mm"] == pytest.approx(length, abs=1e-5)
+    assert done.qc.figures["residual_max_mm"] == pytest.approx(0.0, abs=1e-5)
+    assert done.qc.figures["folded_percent"] == done.qc.figures["sd_log_jacobian"] == 0.0
+    assert done.qc.figures["inverse_consistency_max_mm"] == pytest.approx(0.0, abs=1e-5)
+    assert done.qc.figures["ncc_after"] > 0.95 > done.qc.figures["ncc_before"]
+    assert done.qc.passed, done.qc.reasons
 
 
 def test_also_moves_further_images(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -370,8 +370,8 @@ def test_a_whole_head_counts_against_a_deformation(tmp_path: Path) -> None:
         write_image(image.with_data(image.data + 5.0 * torch.rand(image.data.shape)), path, overwrite=True)
     settings = {"options": {"amplitude": 0.0}, "outputs": "affine"}
     done = register(config(paths, tmp_path / "a", **settings))
-    assert not done.quality.passed
-    reasons = [text for text in done.quality.reasons if "more than the brain" in text]
+    assert not done.qc.passed
+    reasons = [text for text in done.qc.reasons if "more than the brain" in text]
     assert [name for name in ("fixed.nii.gz", "moving.nii.gz") for text in reasons if name in text] == [
         "fixed.nii.gz",
         "moving.nii.gz",
@@ -379,12 +379,12 @@ def test_a_whole_head_counts_against_a_deformation(tmp_path: Path) -> None:
     assert set(reasons) <= set(done.warnings)
     mask = write_mask(tmp_path, paths[0], heads[0].data[0] > 0)
     done = register(config(paths, tmp_path / "b", fixed_mask=mask, **settings))
-    left = [text for text in done.quality.reasons if "more than the brain" in text]
+    left = [text for text in done.qc.reasons if "more than the brain" in text]
     assert len(left) == 1
     assert "moving.nii.gz" in left[0]
     done = register(config(paths, tmp_path / "c", method="affine", affine="affine", outputs="affine"))
     assert any("more than the brain" in text for text in done.warnings)
-    assert not any("more than the brain" in text for text in done.quality.reasons)
+    assert not any("more than the brain" in text for text in done.qc.reasons)
 
 
 def test_a_run_can_be_repeated_from_its_record(

@@ -47,7 +47,7 @@ def command(
     The inputs of a run are known by name and sha256; its outputs must be those it wrote.
     """
     runs = folders or []
-    _check(runs, viewer=viewer, group=group, output=output, only_viewer=with_face or bool(inputs))
+    _check(runs, viewer=viewer, group=group, output=output, with_face=with_face)
     with console.stages(quiet=quiet, verbose=verbose > 0) as progress:
         progress("load")
         if group is not None:
@@ -58,20 +58,20 @@ def command(
                 runs, inputs or [], output, progress, with_face=with_face, overwrite=bool(overwrite)
             )
         else:
-            done = _reports(runs, progress, overwrite=bool(overwrite)), []
+            done = _reports(runs, inputs or [], progress, overwrite=bool(overwrite)), []
     console.show_files(done[0], command="report", json=json, quiet=quiet, warnings=done[1])
 
 
 def _check(
-    runs: Sequence[Path], *, viewer: bool, group: Path | None, output: Path | None, only_viewer: bool
+    runs: Sequence[Path], *, viewer: bool, group: Path | None, output: Path | None, with_face: bool
 ) -> None:
     """Refuse what cannot be meant. Raises UsageError."""
     if group is not None and (runs or viewer):
         raise UsageError("--group takes one folder and makes one page", remedy="leave DIR and --viewer out")
     if group is None and not runs:
         raise UsageError("the folder of a run is missing", remedy="neuroreg report DIR, or --group DIR")
-    if only_viewer and not viewer:
-        raise UsageError("--with-face and --inputs are for the 3-D page", remedy="add --viewer")
+    if with_face and not viewer:
+        raise UsageError("--with-face is for the 3-D page", remedy="add --viewer")
     if output is not None and group is None and (len(runs) > 1 or not viewer):
         raise UsageError("-o names one page", remedy="give one DIR with --viewer, or leave -o out")
 
@@ -99,13 +99,15 @@ def _viewers(
     return paths, notes
 
 
-def _reports(runs: Sequence[Path], progress: Callable[[str], None], *, overwrite: bool) -> list[Path]:
+def _reports(
+    runs: Sequence[Path], inputs: Sequence[Path], progress: Callable[[str], None], *, overwrite: bool
+) -> list[Path]:
     from neuroreg.pipeline.remake import remake_report
     from neuroreg.report.page import write_report
 
     for folder in runs:
         progress(f"report of {folder.name}")
-        remake_report(folder, overwrite=overwrite, reporter=write_report)
+        remake_report(folder, overwrite=overwrite, reporter=write_report, inputs=inputs)
     return [folder / "report.html" for folder in runs]
 
 

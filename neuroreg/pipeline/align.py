@@ -35,7 +35,7 @@ COARSE_MM = 2.0
 """Spacing of the pair on which the affine is found and the quality is measured."""
 
 REFINE_MM = 1.0
-_DIVISOR = 8  # of the grids for the affine, the quality and the refinement
+DIVISOR = 8  # of the grids for the affine, the quality and the refinement
 _FAR_MM = 100.0
 _LEAST_OVERLAP = 0.1
 _NO_REFINEMENT = "--refine is left out: an affine map alone has nothing to refine"
@@ -92,14 +92,14 @@ def _align_on(
     )
     method = engine.method
     with clock("conform"):
-        coarse = pair(spacing_mm=COARSE_MM, divisor=_DIVISOR)
+        coarse = pair(spacing_mm=COARSE_MM, divisor=DIVISOR)
     with clock("affine"):
         affine = find_affine(config, engine, coarse, device)
     found = Alignment(affine, None, coarse, str(device), check_overlap(coarse, affine))
     if engine.name == "affine":
         return found if config.refine is None else replace(found, warnings=(*found.warnings, _NO_REFINEMENT))
     with clock("conform"):
-        same = method.spacing_mm == COARSE_MM and _DIVISOR % method.divisor == 0
+        same = method.spacing_mm == COARSE_MM and DIVISOR % method.divisor == 0
         fine = coarse if same else pair(spacing_mm=method.spacing_mm, divisor=method.divisor)
     resources.preflight(fine.fixed.numel() * _BYTES_PER_NETWORK_VOXEL, what="the registration")
     with clock(engine.name):
@@ -107,8 +107,8 @@ def _align_on(
         segmented = _segmentations(prediction, fine.fixed_grid)
     if config.refine is not None:
         with clock("refine"):
-            same = method.spacing_mm == REFINE_MM and method.divisor % _DIVISOR == 0
-            finest = fine if same else pair(spacing_mm=REFINE_MM, divisor=_DIVISOR)
+            same = method.spacing_mm == REFINE_MM and method.divisor % DIVISOR == 0
+            finest = fine if same else pair(spacing_mm=REFINE_MM, divisor=DIVISOR)
             resources.preflight(finest.fixed.numel() * _BYTES_PER_NETWORK_VOXEL, what="the refinement")
             prediction = prediction if same else _transfer(prediction, fine, finest)
             fine, prediction = finest, _refine(prediction, finest, config.refine, device)

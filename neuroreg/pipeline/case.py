@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
+from neuroreg.pipeline.inputs import Inputs
+from neuroreg.pipeline.outputs import Maps
 from neuroreg.pipeline.record import Quality
-from neuroreg.transforms import DisplacementField
+from neuroreg.transforms import Affine, DisplacementField, resample
 from neuroreg.volume import Volume
 
 
@@ -41,3 +45,47 @@ class Reporter(Protocol):
     def __call__(self, path: Path, case: Case, *, overwrite: bool = False) -> None:
         """Write one page to ``path``, atomically."""
         ...
+
+
+def case_of(
+    inputs: Inputs,
+    maps: Maps,
+    quality: Quality,
+    *,
+    title: str,
+    method: str,
+    measured: Mapping[str, Volume],
+    warnings: Sequence[str],
+    rois: Sequence[Mapping[str, object]] | None,
+    provenance: Mapping[str, object],
+) -> Case:
+    """The case of a pair and its maps: every image of it on the fixed grid."""
+    moving = inputs.files["moving"].volume
+    return Case(
+        title=title,
+        method=method,
+        fixed=inputs.files["fixed"].volume,
+        scanned=resample(moving, Affine(torch.eye(4, dtype=torch.float64)), maps.fixed),
+        before=resample(moving, maps.alignment.affine, maps.fixed),
+        moved=maps.moved(moving),
+        jacobian=maps.jacobian,
+        quality=quality,
+        residual=maps.alignment.residual,
+        maps=measured,
+        warnings=tuple(warnings),
+        rois=rois,
+        provenance=provenance,
+    )
+
+
+def method_line(config: Mapping[str, object], provenance: Mapping[str, object]) -> str:
+    """What was run, in one line, from the settings and the provenance of a record."""
+    weights, affine = provenance.get("weights"), str(config.get("affine"))
+    parts = [f"method {config.get('method')}"]
+    if isinstance(weights, Mapping):
+        parts.append(f"weights {weights.get('name')}")
+    if config.get("refine"):
+        parts.append(f"refinement {config['refine']}")
+    if config.get("method") != affine:
+        parts.append("no affine" if affine == "none" else f"affine part: {affine}")
+    return ", ".join([*parts, f"on {provenance.get('device')}"])

@@ -50,6 +50,10 @@ class AffinePart:
         return found
 
 
+Aligner = Method | AffinePart
+"""What finds an affine"""
+
+
 @dataclass(frozen=True)
 class Engine:
     """A method ready to run, the weights in it, and what finds the affine part."""

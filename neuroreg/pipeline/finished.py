@@ -132,6 +132,18 @@ class FinishedRun:
         return None if found is None else read_transform(found)
 
     @property
+    def exact(self) -> Transform:
+        """The map as found, of transform.h5 (affine.mat for an affine). Raises DataError when the run left none."""
+        path = self.output("affine.mat" if self.linear else "transform.h5")
+        if path is None:
+            raise DataError(
+                "the run left no exact transform",
+                file=self.folder,
+                remedy="register again with --outputs transform,affine,report",
+            )
+        return read_transform(path)
+
+    @property
     def linear(self) -> bool:
         """Whether the run looked for an affine alone."""
         return self.recorded.command == "affine" or self.recorded.config.method == "affine"

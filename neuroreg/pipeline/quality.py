@@ -1,7 +1,7 @@
 """How good a registration is: figures measured on the coarse pair, inside the brain, and maps of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuroreg import field
+from neuroreg.errors import UnavailableError, UsageError
 from neuroreg.losses.similarity import lncc_map
-from neuroreg.methods.base import Method
 from neuroreg.metrics import deformation
 from neuroreg.metrics.image import correlation
 from neuroreg.parallel import workers
 from neuroreg.pipeline.align import Alignment
-from neuroreg.pipeline.engine import AffinePart
+from neuroreg.pipeline.engine import Aligner
 from neuroreg.pipeline.record import Quality
 from neuroreg.pipeline.sides import load_sides, sides_score
 from neuroreg.pipeline.verdict import verdict
@@ -50,24 +50,30 @@ class Findings:
 def judge(
     alignment: Alignment,
     inverse: Transform | None,
-    aligner: Method | AffinePart,
+    aligner: Callable[[], Aligner],
     *,
     doubts: Sequence[str] = (),
     whole_head: bool = False,
 ) -> Findings:
     """Similarity, regularity, size and sanity of the map, consistency with the inverse, and the verdict over all.
 
-    ``aligner`` lays both images on the template that tells left from right; for a ``whole_head`` it is one that finds
-    the brain in it. ``doubts`` count against the result; of whole heads what is known of brains alone is not judged.
+    ``aligner`` makes what lays both images on the template that tells left from right; for a ``whole_head`` one that
+    finds the brain in it. ``doubts`` count against the result; of whole heads what is known of brains alone is not judged.
     """
     with workers(alignment.coarse.fixed.device) as team:
-        (figures, maps, place), sides = team.both(
+        (figures, maps, place), (sides, unchecked) = team.both(
             lambda: _measure(alignment, inverse),
             lambda: _sides(alignment.coarse, aligner, whole_head=whole_head),
         )
     figures.update(sides)
-    quality = verdict(figures, doubts, whole_head=whole_head, place=place)
+    quality = verdict(figures, (*doubts, *unchecked), whole_head=whole_head, place=place)
     return Findings(quality, maps)
+
+
+@torch.inference_mode()
+def measured_maps(alignment: Alignment, inverse: Transform | None) -> dict[str, Volume]:
+    """The maps of ``Findings`` alone."""
+    return _measure(alignment, inverse)[1]
 
 
 def _measure(
@@ -185,11 +191,17 @@ def _regularity(alignment: Alignment, inside: Tensor) -> Figures:
     }
 
 
-def _sides(pair: Conformed, aligner: Method | AffinePart, *, whole_head: bool) -> Figures:
-    """The scores of both images; see ``pipeline/sides.py``."""
-    sides, pair = load_sides(), pair.blanked()
-    images = {"sides_fixed": pair.fixed, "sides_moving": pair.moving}
-    return {name: sides_score(x, sides, aligner, whole_head=whole_head) for name, x in images.items()}
+def _sides(
+    pair: Conformed, aligner: Callable[[], Aligner], *, whole_head: bool
+) -> tuple[Figures, tuple[str, ...]]:
+    """The scores of both images, see ``pipeline/sides.py``; without the weights for it none, and a doubt."""
+    names = ("sides_fixed", "sides_moving")
+    try:
+        sides, method = load_sides(), aligner()
+    except (UsageError, UnavailableError) as error:
+        return dict.fromkeys(names), (f"left and right could not be checked: {error}",)
+    images = zip(names, (pair.blanked().fixed, pair.blanked().moving), strict=True)
+    return {name: sides_score(x, sides, method, whole_head=whole_head) for name, x in images}, ()
 
 
 def _blanked(pair: Conformed, end: Tensor) -> tuple[Tensor, Tensor]:

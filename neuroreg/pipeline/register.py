@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from neuroreg.checkpoints import WeightRecord
 from neuroreg.device import choose_device
 from neuroreg.errors import NeuroregError
 from neuroreg.io import files
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.align import Alignment, align
-from neuroreg.pipeline.case import Case, Reporter
-from neuroreg.pipeline.config import AFFINES, RegisterConfig
+from neuroreg.pipeline.case import Reporter, case_of, method_line
+from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import Engine, head_referee, load_engine
 from neuroreg.pipeline.inputs import (
     FILES,
@@ -43,7 +41,7 @@ from neuroreg.pipeline.record import (
     versions,
     write_record,
 )
-from neuroreg.transforms import Affine, Transform, resample
+from neuroreg.transforms import Transform
 
 _BYTES_PER_FIXED_VOXEL = 64  # moved, total field, Jacobian and the float64 of one slab, measured
 _BYTES_ON_DISK = {"image": 4, "field": 12, "jacobian": 4, "transform": 1.6, "inverse": 1.6}
@@ -173,7 +171,7 @@ def assess(inputs: Inputs, engine: Engine, alignment: Alignment, inverse: Transf
     return judge(
         alignment,
         inverse,
-        head_referee() if whole_head else engine.referee,
+        head_referee if whole_head else lambda: engine.referee,
         doubts=() if engine.name == "affine" else inputs.more_than_brain,
         whole_head=whole_head,
     )
@@ -193,43 +191,21 @@ def _report(
     """The page; when it cannot be made, that is a warning: the registration itself is good."""
     assert run.reporter is not None
     try:
-        case = _case(run, maps, findings, notes, rois)
+        provenance = _provenance(run, maps.alignment)
+        case = case_of(
+            run.inputs,
+            maps,
+            findings.quality,
+            title=f"{run.config.moving.name} to {run.config.fixed.name}",
+            method=method_line(scrub(run.config, full=False), provenance),
+            measured=findings.maps,
+            warnings=notes,
+            rois=rois,
+            provenance=provenance,
+        )
         run.reporter(run.config.folder / FILES["report"], case, overwrite=run.config.overwrite)
     except (NeuroregError, ValueError, TypeError, KeyError, RuntimeError) as error:
         notes.append(f"the report could not be made: {type(error).__name__}: {error}")
-
-
-def _case(
-    run: _Run,
-    maps: Maps,
-    findings: Findings,
-    notes: Sequence[str],
-    rois: Sequence[Mapping[str, object]] | None,
-) -> Case:
-    moving, weights = run.inputs.files["moving"].volume, run.engine.weights
-    parts = [
-        f"method {run.engine.name}",
-        *([f"weights {weights.name}"] if weights else []),
-        *([f"refinement {run.config.refine}"] if run.config.refine else []),
-        f"affine {run.config.affine if run.config.affine in AFFINES else 'from a file'}",
-        f"on {maps.alignment.device}",
-    ]
-    identity = Affine(torch.eye(4, dtype=torch.float64))
-    return Case(
-        title=f"{run.config.moving.name} to {run.config.fixed.name}",
-        method=", ".join(parts),
-        fixed=run.inputs.files["fixed"].volume,
-        scanned=resample(moving, identity, maps.fixed),
-        before=resample(moving, maps.alignment.affine, maps.fixed),
-        moved=maps.moved(moving),
-        jacobian=maps.jacobian,
-        quality=findings.quality,
-        residual=maps.alignment.residual,
-        maps=findings.maps,
-        warnings=tuple(notes),
-        rois=rois,
-        provenance=_provenance(run, maps.alignment),
-    )
 
 
 def _provenance(run: _Run, alignment: Alignment) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from neuroreg import checkpoints
 from neuroreg.errors import DataError
-from neuroreg.methods.base import Method
 from neuroreg.metrics.image import correlation
 from neuroreg.nn.sides import asymmetry, place
-from neuroreg.pipeline.engine import AffinePart
+from neuroreg.pipeline.engine import Aligner
 
 DEFAULT = "sides-ixi2mm"
 _LEAST_ALIKE = 0.6  # NCC with the template; below, the affine has not found the brain
@@ -46,9 +45,7 @@ def load_sides(name: str = DEFAULT) -> Sides:
 
 
 @torch.inference_mode()
-def sides_score(
-    image: Tensor, sides: Sides, aligner: Method | AffinePart, *, whole_head: bool = False
-) -> float | None:
+def sides_score(image: Tensor, sides: Sides, aligner: Aligner, *, whole_head: bool = False) -> float | None:
     """About 1 for a brain whose left is left, about -1 for a mirrored one; None where the affine finds no brain.
 
     image (1, 1, D, H, W), 0..1, on a 2 mm grid along the world's axes. Of a ``whole_head`` what lies inside the
