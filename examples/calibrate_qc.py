@@ -23,7 +23,7 @@ import SimpleITK as sitk
 import torch
 
 from neuroreg.errors import NeuroregError
-from neuroreg.io.tables import read_csv, write_csv
+from neuroreg.io.tables import plain, read_csv, write_csv
 from neuroreg.io.transforms import write_transform
 from neuroreg.metrics.segmentation import mean_dice
 from neuroreg.pipeline import resources
@@ -33,12 +33,23 @@ from neuroreg.pipeline.engine import load_engine
 from neuroreg.pipeline.inputs import read_inputs
 from neuroreg.pipeline.record import Clock, silent
 from neuroreg.pipeline.register import assess
-from neuroreg.pipeline.verdict import verdict
+from neuroreg.pipeline.verdict import RULES, On, verdict
 from neuroreg.preprocess.brain import close_and_fill
 from neuroreg.preprocess.synthesis import recontrast
 from neuroreg.transforms import Affine, resample
 from neuroreg.volume import Volume
 
+HEAD = """# Quality control: what it catches
+
+Written by `examples/calibrate_qc.py`; do not edit. Registrations of IXI `{split}` pairs by method `{method}`, good
+ones and ones spoilt on purpose. A verdict is the worst that any rule says. The thresholds were chosen on the `val`
+split:
+
+{rules}
+
+"Refused" means that the run ended with an error instead of a result. Dice is the true mean overlap of the regions (a
+mirrored image's labels are mirrored with it).
+"""
 GOOD = ("stripped", "masked head")
 OWN = ("condition", "method", "fixed", "moving", "status", "doubts", "dice")
 
@@ -118,7 +129,9 @@ def wrong_start(subjects: Subjects, fixed: str, moving: str) -> Case:
     """The right affine, then a turn about the middle of the moving brain and a shift."""
     case = stripped(subjects, fixed, moving)
     chance = random.Random(f"{fixed} {moving}")
-    right, inputs = register(case, method="affine")[0].affine, read_inputs(configuration(case, "affine"))
+    config = configuration(case, "affine")
+    inputs = read_inputs(config)
+    right = align(config, inputs, load_engine(config), Clock(silent)).affine
     axis = [chance.gauss(0, 1) for _ in range(3)]
     away = [chance.gauss(0, 1) for _ in range(3)]
     turn = sitk.VersorRigid3DTransform()
@@ -217,8 +230,6 @@ def register(case: Case, *, method: str):
     config = configuration(case, method)
     engine, inputs = load_engine(config), read_inputs(config)
     alignment = align(config, inputs, engine, Clock(silent))
-    if method == "affine":
-        return alignment, None, ()
     findings = assess(inputs, engine, alignment, alignment.inverse())
     return alignment, findings, inputs.more_than_brain
 
@@ -266,7 +277,8 @@ def judged(row: Mapping[str, str]) -> str:
     if row["status"] != "ok":
         return "refused"
     figures = {k: float(v) if v else None for k, v in row.items() if k not in OWN}
-    return verdict(figures, [row["doubts"]] if row["doubts"] else []).verdict
+    kind: On = "all" if row["doubts"] else "brains" if row["method"] == "affine" else "deformed brains"
+    return verdict(figures, [row["doubts"]] if row["doubts"] else [], kind=kind).verdict
 
 
 def main() -> None:
@@ -282,7 +294,7 @@ def main() -> None:
     resources.set_up(threads=1, deterministic=False)
     given.output.mkdir(parents=True, exist_ok=True)
     table = given.output / f"{given.split}-{given.method}.csv"
-    rows = {key_of(row): row for row in (read_csv(table) if table.exists() else [])}
+    rows = {key_of(row): row for row in (read(table) if table.exists() else [])}
     with tempfile.TemporaryDirectory() as scratch:
         subjects = Subjects(given.data, given.split, Path(scratch))
         for condition, fixed, moving in wanted(subjects.ids, given.condition or CONDITIONS, given.pairs):
@@ -291,10 +303,38 @@ def main() -> None:
                 continue
             row = measure(subjects, condition, fixed, moving, given.method)
             rows[key] = {k: "" if v is None else str(v) for k, v in row.items()}
-            columns = list(dict.fromkeys([*OWN, *(name for each in rows.values() for name in each)]))
-            write_csv(table, columns, rows.values(), overwrite=True)
+            save(rows.values(), table)
             print(*key, rows[key].get("dice", ""), row["status"], file=sys.stderr, flush=True)
-    print(summary(rows.values()))
+    text = summary(rows.values())
+    print(text)
+    if given.page is not None:
+        body = HEAD.format(split=given.split, method=given.method, rules=rules())
+        given.page.write_text(f"{body}\n{text}\n", encoding="utf-8")
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    """The rows of an earlier run, every cell as text."""
+    return [{name: plain(text) for name, text in row.items()} for row in read_csv(table)]
+
+
+def save(rows: Iterable[Mapping[str, str]], table: Path) -> None:
+    """Figures as numbers, the rest as text."""
+    kept = list(rows)
+    columns = list(dict.fromkeys([*OWN, *(name for row in kept for name in row)]))
+    cells = [
+        {k: v if k in OWN and k != "dice" else float(v) if v else None for k, v in row.items()}
+        for row in kept
+    ]
+    write_csv(table, columns, cells, overwrite=True)
+
+
+def rules() -> str:
+    """The thresholds as a Markdown table."""
+    lines = ["| figure | look | fail |", "|---|---|---|"]
+    for rule in RULES:
+        word = "below" if rule.low_is_bad else "above"
+        lines.append(f"| `{rule.figure}` | {word} {rule.look:g} | {word} {rule.fail:g} |")
+    return "\n".join(lines)
 
 
 def key_of(row: Mapping[str, str]) -> tuple[str, str, str, str]:
@@ -302,21 +342,30 @@ def key_of(row: Mapping[str, str]) -> tuple[str, str, str, str]:
 
 
 def summary(rows: Iterable[Mapping[str, str]]) -> str:
-    """One line per condition: how many, how many of each verdict."""
+    """One line per condition: how many, how many of each verdict; then the two rates."""
     lines = ["| condition | registrations | pass | look | fail | refused | Dice, mean |", "|" + "---|" * 7]
     groups: dict[str, list[Mapping[str, str]]] = {}
     for row in rows:
         groups.setdefault(row["condition"], []).append(row)
+    flagged = {True: [0, 0], False: [0, 0]}
     for condition, group in groups.items():
         verdicts = [judged(row) for row in group]
+        counts = [verdicts.count(v) for v in ("pass", "look", "fail", "refused")]
         dice = [float(row["dice"]) for row in group if row.get("dice")]
-        cells = [
-            condition,
-            str(len(group)),
-            *(str(verdicts.count(v)) for v in ("pass", "look", "fail", "refused")),
-        ]
-        lines.append("| " + " | ".join([*cells, f"{np.mean(dice):.3f}" if dice else ""]) + " |")
-    return "\n".join(lines)
+        cells = [condition, str(len(group)), *map(str, counts), f"{np.mean(dice):.3f}" if dice else ""]
+        lines.append("| " + " | ".join(cells) + " |")
+        total = flagged[condition in GOOD]
+        total[0] += len(group) - counts[0]
+        total[1] += len(group)
+    good, spoilt = flagged[True], flagged[False]
+    return "\n".join(
+        [*lines, "", f"Flagged (look, fail or refused): {share(*spoilt)} of the planted failures, {share(*good)} of "
+         "the good registrations."]
+    )  # fmt: skip
+
+
+def share(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({100 * part / max(whole, 1):.1f} %)"
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def test_reports_and_groups_are_made_by_those_who_make_them(
     assert out == f"{tmp_path / 'g.html'}\n"
     assert "cases 4, passed 2, look 1, failed 1, unreadable 0" in err
     assert calls == [
-        (Path("one"), True, True, []), (Path("two"), True, True, []), (Path("cohort"), Path("cohort/group.html"), False),
+        (Path("one"), True, True, []), (Path("two"), True, True, []),
+        (Path("cohort"), Path("cohort/group.html"), False),
         (Path("cohort"), tmp_path / "g.html", False),
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from neuroreg.pipeline.align import Alignment
 from neuroreg.pipeline.engine import Aligner
 from neuroreg.pipeline.record import Quality
 from neuroreg.pipeline.sides import load_sides, sides_score
-from neuroreg.pipeline.verdict import verdict
+from neuroreg.pipeline.verdict import On, verdict
 from neuroreg.preprocess.conform import Conformed
 from neuroreg.transforms import Affine, Transform, world_to_index
 from neuroreg.volume import Geometry, Volume
@@ -58,7 +58,8 @@ def judge(
     """Similarity, regularity, size and sanity of the map, consistency with the inverse, and the verdict over all.
 
     ``aligner`` makes what lays both images on the template that tells left from right; for a ``whole_head`` one that
-    finds the brain in it. ``doubts`` count against the result; of whole heads what is known of brains alone is not judged.
+    finds the brain in it. ``doubts`` count against the result; what is known of brains alone is not
+    judged of whole heads.
     """
     with workers(alignment.coarse.fixed.device) as team:
         (figures, maps, place), (sides, unchecked) = team.both(
@@ -66,7 +67,8 @@ def judge(
             lambda: _sides(alignment.coarse, aligner, whole_head=whole_head),
         )
     figures.update(sides)
-    quality = verdict(figures, (*doubts, *unchecked), whole_head=whole_head, place=place)
+    kind: On = "brains" if alignment.residual is None else "deformed brains"
+    quality = verdict(figures, (*doubts, *unchecked), kind="all" if whole_head else kind, place=place)
     return Findings(quality, maps)
 
 

@@ -16,7 +16,7 @@ from neuroreg.nn.sides import asymmetry, place
 from neuroreg.pipeline.engine import Aligner
 
 DEFAULT = "sides-ixi2mm"
-_LEAST_ALIKE = 0.6  # NCC with the template; below, the affine has not found the brain
+_LEAST_ALIKE = 0.72  # NCC with the template; below, the affine has not found the brain
 
 
 @dataclass(frozen=True)

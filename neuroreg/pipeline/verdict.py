@@ -7,8 +7,16 @@ thresholds were chosen on its validation split, and ``examples/QC.md`` says what
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from neuroreg.pipeline.record import Quality
+
+_MIRRORED = (
+    "seems to have left and right exchanged: its asymmetry is that of a mirrored brain "
+    "(score {value:.2f}, brains as they are have more than {limit:g})"
+)
+
+On = Literal["all", "brains", "deformed brains"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,8 @@ class Rule:
     """beyond ``look``, in the direction from ``look`` to ``fail``"""
     sentence: str
     """the reason, with {value} and {limit}"""
-    only_brain: bool = False
-    """judged only where no skull or face is left: its thresholds are those of brains"""
+    on: On = "all"
+    """what is judged by it: also whole heads and affine maps, only brains, only brains that were deformed"""
 
     @property
     def low_is_bad(self) -> bool:
@@ -38,15 +46,87 @@ class Rule:
 
 
 RULES: tuple[Rule, ...] = (
+    Rule("sides_moving", 0.25, 0.0, f"the moving image {_MIRRORED}"),
+    Rule("sides_fixed", 0.25, 0.0, f"the fixed image {_MIRRORED}"),
     Rule(
-        "sides_moving", 0.25, 0.0,
-        "left and right seem exchanged in the moving image: its asymmetry is that of a mirrored brain "
-        "(score {value:.2f}, brains as they are have more than {limit:g})",
+        "affine_determinant", 0.4, 0.1,
+        "the affine part changes the volume to {value:.2f} of what it was, good ones keep more than {limit:g}",
     ),
     Rule(
-        "sides_fixed", 0.25, 0.0,
-        "left and right seem exchanged in the fixed image: its asymmetry is that of a mirrored brain "
-        "(score {value:.2f}, brains as they are have more than {limit:g})",
+        "lncc_affine", 0.3, 0.2,
+        "after the affine the brains are hardly alike (local correlation {value:.2f}, good ones have more than "
+        "{limit:g}): the affine failed, or there was none",
+        on="brains",
+    ),
+    Rule(
+        "lncc_after", 0.5, 0.35,
+        "the images are not alike at the end (local correlation {value:.2f}, good ones have more than {limit:g})",
+        on="deformed brains",
+    ),
+    Rule(
+        "lncc_worst", 0.25, 0.1,
+        "one region is not alike at the end (local correlation {value:.2f}, good ones have more than {limit:g}); the "
+        "report shows it first",
+        on="deformed brains",
+    ),
+    Rule(
+        "mask_overlap", 0.975, 0.93,
+        "the brains do not cover each other (overlap {value:.3f}, good ones have more than {limit:g}): a part may be "
+        "missing, or a mask may be another's",
+        on="deformed brains",
+    ),
+    Rule(
+        "dice_estimated", 0.55, 0.4,
+        "the method's own segmentations overlap little (Dice {value:.2f}, good ones have more than {limit:g})",
+        on="deformed brains",
+    ),
+    Rule(
+        "contrast", 0.8, -1.0,
+        "the two images seem to have different contrast (rank correlation {value:.2f}, good ones have more than "
+        "{limit:g}); the methods are made for one",
+    ),
+    Rule(
+        "residual_global_mm", 1.8, 4.0,
+        "the deformation does the work of an affine ({value:.1f} mm, good ones have less than {limit:g}): the affine "
+        "failed, a part is missing, or a mask is another's",
+        on="deformed brains",
+    ),
+    Rule(
+        "residual_max_mm", 18.0, 30.0,
+        "the deformation moves points very far ({value:.0f} mm, good ones less than {limit:g})",
+        on="deformed brains",
+    ),
+    Rule(
+        "affine_scale_min", 0.8, 0.65,
+        "the affine squeezes the brain to {value:.2f} of its size along one direction, good ones keep more than "
+        "{limit:g}",
+    ),
+    Rule(
+        "affine_scale_max", 1.25, 1.5,
+        "the affine stretches the brain to {value:.2f} of its size along one direction, good ones to less than "
+        "{limit:g}",
+    ),
+    Rule(
+        "affine_shear_deg", 8.0, 15.0,
+        "the affine shears the brain by {value:.0f} degrees, good ones by less than {limit:g}",
+    ),
+    Rule(
+        "folded_percent", 0.5, 3.0,
+        "the map folds in {value:.2f} % of the brain, good ones in less than {limit:g}",
+    ),
+    Rule(
+        "ndv_percent", 0.5, 3.0,
+        "folds take {value:.2f} % of the volume, in good ones less than {limit:g}",
+    ),
+    Rule(
+        "sd_log_jacobian", 0.65, 1.0,
+        "the deformation is rough (SD log J {value:.2f}, good ones have less than {limit:g})",
+        on="deformed brains",
+    ),
+    Rule(
+        "inverse_consistency_p95_mm", 2.0, 4.0,
+        "the map and its inverse do not belong together (95th percentile {value:.1f} mm, in good ones less than "
+        "{limit:g})",
     ),
 )  # fmt: skip
 """In the order in which reasons are given."""
@@ -57,15 +137,17 @@ def verdict(
     doubts: Sequence[str] = (),
     *,
     failures: Sequence[str] = (),
-    whole_head: bool = False,
+    kind: On = "deformed brains",
     place: tuple[float, float, float] | None = None,
 ) -> Quality:
     """The worst that any rule says; ``doubts`` count as a reason to look, ``failures`` as one to fail.
 
-    A figure that is None is not judged, one that is missing neither. ``place`` is handed on.
+    A figure that is None is not judged, one that is missing neither. ``kind`` says what was registered: "all" stands
+    for a whole head, "brains" for brains by an affine. ``place`` is handed on.
     """
     found: dict[str, list[str]] = {"fail": list(failures), "look": list(doubts)}
-    rules = [rule for rule in RULES if not (whole_head and rule.only_brain)]
+    levels = ("all", "brains", "deformed brains")
+    rules = [rule for rule in RULES if levels.index(rule.on) <= levels.index(kind)]
     for rule in rules:
         value = figures.get(rule.figure)
         level = None if value is None else rule.broken(value)
