@@ -46,6 +46,10 @@
   window.addEventListener("resize", size);
   size();
 
+  window.addEventListener("beforeprint", () => {
+    for (const part of document.querySelectorAll("details")) { part.open = true; }
+  });
+
   const stages = ["scanned", "before", "moved"];
   const keys = {
     f: flicker, c: () => choose("mode", "checker"), m: () => choose("mode", "moved"), x: () => choose("mode", "fixed"),
