@@ -119,7 +119,7 @@ def test_the_demo_registers_the_files_it_has_written(outcome: demo.DemoOutcome, 
     assert outcome.affine.mean_mm < 6
     assert outcome.after.mean_mm == pytest.approx(outcome.affine.mean_mm, abs=1e-3)
     assert outcome.before.dice < 0.5 < 0.75 < outcome.after.dice
-    assert outcome.record.figures["dice_mean"] == pytest.approx(outcome.after.dice, abs=1e-6)
+    assert outcome.record.qc.figures["dice_mean"] == pytest.approx(outcome.after.dice, abs=1e-6)
     assert outcome.report == outcome.folder / "report.html"
     folder = outcome.folder.parent
     subject = read_image(folder / "subject.nii.gz").volume

@@ -18,6 +18,7 @@ from neuroreg.io.transforms import read_transform, write_transform
 from neuroreg.methods import METHODS
 from neuroreg.methods.gaussnewton import ITERATIONS
 from neuroreg.pipeline import align, outputs
+from neuroreg.pipeline.case import Case
 from neuroreg.pipeline.config import RegisterConfig, resolve
 from neuroreg.pipeline.engine import load_engine
 from neuroreg.pipeline.register import plan, register
@@ -431,10 +432,10 @@ def test_voxels_without_a_number_do_not_make_a_head_a_brain(tmp_path: Path) -> N
 
 
 def test_a_report_that_fails_is_a_warning(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    pages: list[dict[str, Any]] = []
+    pages: list[Case] = []
 
-    def reporter(path: Path, **page: Any) -> None:
-        pages.append(page)
+    def reporter(path: Path, case: Case, *, overwrite: bool = False) -> None:
+        pages.append(case)
         raise ValueError("no ink")
 
     done = register(config(pair, tmp_path / "out", outputs="report"), reporter=reporter)
@@ -442,8 +443,8 @@ def test_a_report_that_fails_is_a_warning(pair: tuple[Path, Path], tmp_path: Pat
     assert (tmp_path / "out" / "run.json").exists()
     geometry = read_image(pair[0]).volume.geometry
     assert all(
-        pages[0][name].geometry.same_grid(geometry)
-        for name in ("fixed", "moving_before", "moved", "jacobian")
+        getattr(pages[0], name).geometry.same_grid(geometry)
+        for name in ("fixed", "scanned", "before", "moved", "jacobian")
     )
 
 

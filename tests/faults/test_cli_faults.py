@@ -210,7 +210,7 @@ def test_43_a_centre_start_brings_them_together(folder: Path, capsys: pytest.Cap
     told = register(capsys, toy=["--method", "affine", "--threads", "1", "--outputs", "affine"])
     assert told.code == 0
     assert any("2000 mm apart" in warning for warning in record(folder)["warnings"])
-    assert record(folder)["figures"]["ncc_after"] > 0.95
+    assert record(folder)["qc"]["ncc_after"] > 0.95
 
 
 def test_44_another_contrast_is_remarked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
