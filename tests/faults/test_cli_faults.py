@@ -27,6 +27,7 @@ from neuroreg.cli import run  # noqa: E402
 from neuroreg.io import files  # noqa: E402
 from neuroreg.io.images import read_image, write_image  # noqa: E402
 from neuroreg.methods import METHODS  # noqa: E402
+from neuroreg.pipeline.template import load_template  # noqa: E402
 from neuroreg.registry import Entry  # noqa: E402
 from neuroreg.volume import Geometry, Volume  # noqa: E402
 
@@ -180,16 +181,19 @@ def test_42_other_handedness_is_remarked_where_a_header_leaves_it_in_doubt(
     assert "handedness" in told.err
 
 
-def test_42_a_mirrored_head_is_remarked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rewrite(folder / "fixed.nii.gz", geometry=phantoms.grid(degrees=0.0, size=(38, 44, 34)))
-    fixed = read_image(folder / "fixed.nii.gz").volume
-    points = fixed.geometry.points()
-    write_image(Volume(phantoms.head(points)[None], fixed.geometry), folder / "fixed.nii.gz", overwrite=True)
-    points[..., 0] = 10.0 - points[..., 0]
-    write_image(Volume(phantoms.head(points)[None], fixed.geometry), folder / "moving.nii.gz", overwrite=True)
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_42_a_mirrored_brain_is_refused_its_pass(
+    folder: Path, capsys: pytest.CaptureFixture[str], side: str
+) -> None:
+    brain = load_template().image
+    for name in ("fixed", "moving"):
+        data = brain.data.flip(3) if name == side else brain.data  # the header stays as it was
+        write_image(Volume(data, brain.geometry), folder / f"{name}.nii.gz", overwrite=True)
     told = register(capsys, "--strict-qc", "--set", "amplitude=0")
     assert told.code == 3
-    assert "mirrored" in told.error
+    assert f"the {side} image seems to have left and right exchanged" in told.error
+    assert record(folder)["qc"]["verdict"] == "fail"
+    assert (record(folder)["qc"]["sides_fixed"] > 0.25) is (side == "moving")
     assert (folder / "out" / "run.json").exists()
 
 
