@@ -95,7 +95,7 @@ AffineOutputs = Annotated[
     _output(help="Some of image,transform,inverse,affine,jacobian,field,report (default: image,affine)."),
 ]
 Overwrite = Annotated[bool | None, _output("--overwrite", help="Replace outputs that exist.")]
-StrictQc = Annotated[bool | None, _output("--strict-qc", help="Exit with 3 when the result looks wrong.")]
+StrictQc = Annotated[bool | None, _output("--strict-qc", help="Exit with 3 unless the verdict is pass.")]
 Provenance = Annotated[str | None, _output(metavar="base|full", help="full: absolute paths in run.json.")]
 
 Device = Annotated[
