@@ -78,7 +78,7 @@ def save_record(run: Path, files: dict[str, Path], **changes: object) -> None:
         "schema_version": 1,
         "command": "register",
         "finished": "2026-01-02T03:04:05+00:00",
-        "config": {"method": "neuroreg", "xform": "auto", "max_voxels": 10**7},
+        "config": {"method": "neuroreg", "xform": "auto", "max_voxels": 768**3},
         "inputs": {role: {"name": path.name, "sha256": sha256(path)} for role, path in files.items()},
         "outputs": {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in left},
         "quality": {"passed": True, "reasons": []},

@@ -19,6 +19,7 @@ from neuroreg.io.stream import GZIP, ByteStream
 from neuroreg.volume import Geometry
 
 _LEVEL = 1  # on float brain images level 6 saves 1 % of the bytes and costs twice the time
+_LEVEL_IN_MEMORY = 6  # whole numbers of 8 bits: level 9 takes three times as long for 1 % less
 _CHUNK = 1 << 22
 _MAX_SIDE = 32_767  # NIfTI-1 stores sides in 16 bits
 
@@ -62,11 +63,11 @@ def write_nifti(
 
 
 def nifti_bytes(voxels: NDArray[np.generic], geometry: Geometry, *, intent: int = 0) -> bytes:
-    """A .nii.gz of (Z, Y, X) on ``geometry`` in memory, as small as it gets; the same voxels give the same bytes."""
+    """A .nii.gz of (Z, Y, X) on ``geometry`` in memory; the same voxels give the same bytes."""
     dtype = voxels.dtype.newbyteorder("<")
     matrix = geometry.voxel_to_world.numpy()
     header = _header(geometry.size, dtype, matrix, descrip=f"neuroreg {__version__}", intent=intent)
-    compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
+    compressor = zlib.compressobj(_LEVEL_IN_MEMORY, zlib.DEFLATED, GZIP)
     packed = [compressor.compress(c) for c in _Content(header, np.ascontiguousarray(voxels, dtype)).chunks()]
     return b"".join((*packed, compressor.flush()))
 

@@ -69,6 +69,8 @@ class Remains:
     jacobian: Volume | None
     fixed_labels: Volume | None
     moved_labels: Volume | None
+    windows: Mapping[str, draw.Window]
+    """what is shown as black and white of "fixed" and "moved" """
     inside: Tensor
     """(1, Z, Y, X) bool: the brain or head without holes"""
     names: Mapping[int, str]
@@ -97,12 +99,21 @@ def gather(run: FinishedRun, *, with_face: bool) -> Remains:
     if with_face and any(brain.exceeds_brain(v) for v in (run.fixed, moved) if v is not None):
         notes.append("face and skull are shown, as asked for: this page identifies a person")
     labels = _labels(run, notes)
+    images = {"fixed": fixed, "moved": shown}
+    windows = {key: draw.window_of(each.volume) for key, each in images.items() if each is not None}
     inside = brain.close_and_fill(draw.foreground(fixed.volume), radius=2)
     return Remains(
-        fixed=fixed, moved=shown, jacobian=jacobian, fixed_labels=labels[0], moved_labels=labels[1], inside=inside,
-        names=_names(run, notes) if any(labels) else {}, places=tuple(_places(run, jacobian, inside)),
+        fixed=fixed,
+        moved=shown,
+        jacobian=jacobian,
+        fixed_labels=labels[0],
+        moved_labels=labels[1],
+        windows=windows,
+        inside=inside,
+        names=_names(run, notes) if any(labels) else {},
+        places=tuple(_places(run, jacobian, inside)),
         notes=tuple(notes),
-    )  # fmt: skip
+    )
 
 
 def _labels(run: FinishedRun, notes: list[str]) -> tuple[Volume | None, Volume | None]:
@@ -166,9 +177,9 @@ def page_grid(remains: Remains, spacing_mm: float) -> Geometry:
 
 def make_layers(remains: Remains, grid: Geometry) -> tuple[tuple[Layer, ...], tuple[Region, ...]]:
     """All volumes on the page's grid, and the regions that the label layers share."""
-    found = [_image("fixed", "Fixed image", remains.fixed.volume, grid)]
+    found = [_image("fixed", remains.fixed.volume, remains.windows["fixed"], grid)]
     if remains.moved is not None:
-        found.append(_image("moved", "Moved image", remains.moved.volume, grid))
+        found.append(_image("moved", remains.moved.volume, remains.windows["moved"], grid))
     if remains.jacobian is not None:
         found.append(_jacobian(remains.jacobian, remains.inside, grid))
     labels, regions = _label_layers(remains, grid)
@@ -178,11 +189,10 @@ def make_layers(remains: Remains, grid: Geometry) -> tuple[tuple[Layer, ...], tu
     return tuple(found), regions
 
 
-def _image(key: str, title: str, volume: Volume, grid: Geometry) -> Layer:
-    window = draw.window_of(volume)
+def _image(key: str, volume: Volume, window: draw.Window, grid: Geometry) -> Layer:
     values = _onto(volume, grid)
     codes = ((np.clip((values - window.low) / (window.high - window.low), 0, 1)) * 255 + 0.5).astype(np.uint8)
-    return Layer(key, title, "image", codes, window.low, window.high)
+    return Layer(key, f"{key.capitalize()} image", "image", codes, window.low, window.high)
 
 
 def _onto(volume: Volume, grid: Geometry) -> NDArray[np.float64]:
