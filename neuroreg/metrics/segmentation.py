@@ -1,23 +1,23 @@
 """Overlap, surface distances, volumes and centroids of label maps, all regions in one pass.
 
-F and M are the voxels of one region in the fixed and in the moved map, \|.\| counts voxels, v is the volume of one, mm3.
+F and M are the voxels of one region in the fixed and in the moved map, #F how many they are, v is the volume of one.
 
 **Surface.** A voxel of a region is on its surface when one of its six face neighbours, or the outside of the image, has
-another label: dF and dM. For p in dF, d(p, dM) is the distance between the centres of p and the nearest voxel of dM, mm,
-spacing counted; the two directed sets of distances are D1 = {d(p, dM): p in dF} and D2 = {d(q, dF): q in dM}. They are
+another label: dF and dM. For p in dF, d(p, dM) is the distance between the centres of p and of the nearest voxel of dM,
+in mm, spacing counted. The two directed sets of distances, D1 = {d(p, dM): p in dF} and D2 = {d(q, dF): q in dM}, are
 worked out once per region, and every figure of the surface is read off them.
 
 ==========================  =====================================================  ================================
 figure                      definition                                             region missing on one side
 ==========================  =====================================================  ================================
-dice                        2 \|F and M\| / (\|F\| + \|M\|), 0..1                   0
-jaccard                     \|F and M\| / \|F or M\|, 0..1                         0
+dice                        2 #(F and M) / (#F + #M), 0..1                         0
+jaccard                     #(F and M) / #(F or M), 0..1                           0
 hd_mm                       max(max D1, max D2)                                    none
 hd95_mm                     max(P95 D1, P95 D2), P95 interpolated linearly         none
-assd_mm                     (sum D1 + sum D2) / (\|D1\| + \|D2\|)                  none
+assd_mm                     (sum D1 + sum D2) / (#D1 + #D2)                        none
 surface_dice                share of D1 and D2 together at most ``tolerance_mm``   0
-fixed_mm3, moved_mm3        v \|F\|, v \|M\|                                       0 on that side
-volume_difference_percent   100 (\|M\| - \|F\|) / \|F\|, signed                    -100, or none without F
+fixed_mm3, moved_mm3        v #F, v #M                                             0 on that side
+volume_difference_percent   100 (#M - #F) / #F, signed                             -100, or none without F
 centroid_shift_mm           distance between the mean positions of F and of M      none
 ==========================  =====================================================  ================================
 

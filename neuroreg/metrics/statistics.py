@@ -1,12 +1,12 @@
 """What figures of several cases say: their spread, and whether one method is better than another.
 
-**Interval.** The cases are drawn with replacement, as many as there are, DRAWS times; the interval of the mean is from the
-2.5th to the 97.5th percentile of the means of the draws (Efron's percentile interval). Cases are drawn whole: every
+**Interval.** The cases are drawn with replacement, as many as there are, DRAWS times; the interval of the mean is from
+the 2.5th to the 97.5th percentile of the means of the draws (Efron's percentile interval). Cases are drawn whole: every
 figure and region of a draw comes from the same cases.
 
-**Effect sizes** of paired figures, differences d = first - second. Matched-pairs rank-biserial correlation: the \|d\| that
-are not 0 are ranked; (sum of ranks of d > 0 - sum of ranks of d < 0) / sum of all ranks, -1..1 (Kerby 2014). Cohen's dz:
-mean of d / standard deviation of d (n - 1 in the denominator).
+**Effect sizes** of paired figures, differences d = first - second. Matched-pairs rank-biserial correlation: the sizes of
+the d that are not 0 are ranked; (sum of the ranks of d > 0 - sum of those of d < 0) / sum of all ranks, -1..1 (Kerby
+2014). Cohen's dz: mean of d / standard deviation of d (n - 1 in the denominator).
 """
 
 from collections.abc import Mapping, Sequence
