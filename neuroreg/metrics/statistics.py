@@ -4,8 +4,8 @@
 the 2.5th to the 97.5th percentile of the means of the draws (Efron's percentile interval). Cases are drawn whole: every
 figure and region of a draw comes from the same cases.
 
-**Effect sizes** of paired figures, differences d = first - second. Matched-pairs rank-biserial correlation: the sizes of
-the d that are not 0 are ranked; (sum of the ranks of d > 0 - sum of those of d < 0) / sum of all ranks, -1..1 (Kerby
+**Effect sizes** of paired figures, differences d = first - second. Matched-pairs rank-biserial correlation: the sizes
+of the d that are not 0 are ranked; (sum of the ranks of d > 0 - sum of those of d < 0) / sum of all ranks, -1..1 (Kerby
 2014). Cohen's dz: mean of d / standard deviation of d (n - 1 in the denominator).
 """
 
