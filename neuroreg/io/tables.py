@@ -58,7 +58,7 @@ def read_lines(path: Path | str) -> tuple[list[str], list[tuple[int, list[str]]]
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError("the table is not UTF-8 text", file=path, remedy="save it as CSV, UTF-8") from error
-    lines = text.splitlines()
+    lines = text.splitlines(keepends=True)
     delimiter = max((",", ";", "\t"), key=lines[0].count) if lines else ","
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:

@@ -90,6 +90,8 @@ def layers(groups: Mapping[str, Sequence[int]]) -> list[list[str]]:
 
 def relabel(labels: NDArray[np.integer], lookup: Mapping[int, int]) -> NDArray[np.int32]:
     """The map with each label replaced by what ``lookup`` has for it, and by 0 where it has nothing."""
+    if not lookup:
+        return np.zeros(labels.shape, dtype=np.int32)
     known = np.array(sorted(lookup), dtype=np.int64)
     replaced = np.array([lookup[label] for label in known.tolist()], dtype=np.int32)
     result = np.zeros(labels.shape, dtype=np.int32)
