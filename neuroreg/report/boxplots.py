@@ -57,6 +57,7 @@ _SETTINGS: Any = {
     "hatch.linewidth": 0.6,
 }
 _WIDTH, _ROW_HEIGHT = 10.0, 2.0  # inches
+_SLANTED = 8  # structures in a row, above which their names stand upright
 _MOST_BOXES, _MOST_STRUCTURES, _MOST_LETTERS = 4000, 400, 34
 _SIDES = (
     re.compile(r"^(?P<side>left|right|lh|rh|l|r)[\s_.-]+(?P<rest>.+)$", re.IGNORECASE),
@@ -189,18 +190,20 @@ def _defaults() -> Iterator[None]:
 def _picture(boxes: Boxes) -> Figure:
     """Rows of structures below one another, one legend on top."""
     methods, count = len(boxes.methods), len(boxes.structures)
-    per_row = max(1, int((_WIDTH - 1) / (0.13 * methods + 0.11)))
+    per_row = max(1, int((_WIDTH - 1) / (0.1 * methods + 0.12)))
     rows = math.ceil(count / per_row)
     per_row = math.ceil(count / rows)
-    letters = max(map(len, boxes.structures))
-    height = rows * (_ROW_HEIGHT + 0.055 * letters) + 0.4
-    width = max(4.0, min(_WIDTH, 1.0 + per_row * (0.3 * methods + 0.3)))
+    upright = per_row > _SLANTED
+    letters = max(map(len, boxes.structures)) * (0.055 if upright else 0.03)
+    height = rows * (_ROW_HEIGHT + letters) + 0.4
+    width = max(3.0, min(_WIDTH, 1.0 + per_row * (0.3 * methods + 0.3)))
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
     limits = _limits(boxes)
     for row, ax in enumerate(axes):
         part = slice(row * per_row, (row + 1) * per_row)
-        _row(ax, boxes.structures[part], boxes.values[part], methods)
+        _row(ax, boxes.values[part], methods)
+        _label(ax, boxes.structures[part], upright=upright)
         ax.set_xlim(-0.6, per_row - 0.4)
         ax.set_ylim(*limits)
         ax.set_ylabel(TITLES[boxes.figure])
@@ -210,12 +213,11 @@ def _picture(boxes: Boxes) -> Figure:
     return figure
 
 
-def _row(
-    ax: Axes, structures: Sequence[str], values: Sequence[Sequence[NDArray[np.float64]]], methods: int
-) -> None:
+def _row(ax: Axes, values: Sequence[Sequence[NDArray[np.float64]]], methods: int) -> None:
+    """The boxes of some structures, those of one structure side by side about its place 0, 1, 2, ..."""
     width = 0.8 / methods
     for k in range(methods):
-        places = [x - 0.4 + width * (k + 0.5) for x in range(len(structures))]
+        places = [x - 0.4 + width * (k + 0.5) for x in range(len(values))]
         drawn = ax.boxplot(
             [column[k] for column in values],
             positions=places,
@@ -229,8 +231,11 @@ def _row(
         )
         for box in drawn["boxes"]:
             box.set(linewidth=0.7, **_look(k))
-    ax.set_xticks(range(len(structures)), structures, rotation=90 if len(structures) > 8 else 30, fontsize=7)
-    if len(structures) <= 8:
+
+
+def _label(ax: Axes, structures: Sequence[str], *, upright: bool) -> None:
+    ax.set_xticks(range(len(structures)), structures, rotation=90 if upright else 30, fontsize=7)
+    if not upright:
         for label in ax.get_xticklabels():
             label.set(horizontalalignment="right", rotation_mode="anchor")
     ax.set_xticks([x + 0.5 for x in range(len(structures) - 1)], minor=True)
