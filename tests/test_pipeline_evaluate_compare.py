@@ -40,7 +40,10 @@ def tables(tmp_path: Path) -> list[Path]:
 def test_six_wins_of_six(tables: list[Path], tmp_path: Path) -> None:
     # All signed ranks positive: p = 2 / 2^6. Three tests, equal p: Holm makes each 3 times that.
     found = compare_tables(tables, csv=tmp_path / "tests.csv")
-    assert (found.methods, found.notes, len(found.cases)) == (("base", "better"), (), 6)
+    assert (found.methods, len(found.cases)) == (("base", "better"), 6)
+    assert len(found.notes) == 1
+    assert "after the correction for 3 tests" in found.notes[0]
+    assert compare_tables(tables, levels=("mean",)).notes == ()
     assert [(test.level, test.roi) for test in found.tests] == [("mean", ""), ("roi", "1"), ("roi", "2")]
     for test in found.tests:
         assert test.p_value == pytest.approx(2 / 64)

@@ -20,7 +20,7 @@ LEVELS: tuple[Level, ...] = ("mean", "roi", "group")
 """What is tested unless told otherwise: the mean over the regions of each pair, every region, every group."""
 ALL_LEVELS: tuple[Level, ...] = (*LEVELS, "group mean")
 _FEWEST_CASES = 2
-_ENOUGH_CASES = 6  # with fewer, the smallest possible two-sided p of a signed-rank test is above .05
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def compare_tables(
     regions. Raises DataError with fewer than two common pairs, UsageError with fewer than two methods.
     """
     scores = common_cases(read_scores(paths))
-    notes = _warnings(scores, figures)
+    _check_figures(scores, figures)
+    notes = []
     asked = [
         question for figure in figures for level in levels for question in _questions(scores, figure, level)
     ]
@@ -111,6 +112,7 @@ def compare_tables(
         )
     if not kept:
         raise DataError("there is nothing to compare", remedy="no two pairs have the figures asked for")
+    notes += _too_few(len(scores[0].cases), len(kept))
     tests = _tests(kept, scores[0].method)
     if csv is not None:
         write_csv(csv, COLUMNS, [asdict(test) for test in tests], overwrite=overwrite)
@@ -139,8 +141,7 @@ def common_cases(scores: Sequence[Scores]) -> tuple[Scores, ...]:
     )
 
 
-def _warnings(scores: Sequence[Scores], figures: Sequence[str]) -> list[str]:
-    notes = []
+def _check_figures(scores: Sequence[Scores], figures: Sequence[str]) -> None:
     if unknown := [name for name in figures if name not in FIGURES]:
         raise UsageError(f"{unknown[0]!r} is no figure", remedy=f"known: {', '.join(FIGURES)}")
     tolerances = {s.tolerance_mm for s in scores}
@@ -148,12 +149,18 @@ def _warnings(scores: Sequence[Scores], figures: Sequence[str]) -> list[str]:
         raise DataError(
             "the surface Dice of the tables have different tolerances", remedy="evaluate with one"
         )
-    cases = len(scores[0].cases)
-    if cases < _ENOUGH_CASES:
-        notes.append(
-            f"only {cases} pairs: no p of a signed-rank test can be below .05 with fewer than {_ENOUGH_CASES}"
-        )
-    return notes
+
+
+def _too_few(cases: int, tests: int) -> list[str]:
+    """What a reader must know of few cases: the smallest p, when all differences have one sign, is 2 / 2^cases."""
+    if 2.0 ** (1 - cases) > _LEVEL:
+        return [f"only {cases} pairs: no p of a signed-rank test can be below {_LEVEL:g} with fewer than 6"]
+    if 2.0 ** (1 - cases) * tests > _LEVEL:
+        return [
+            f"no p of {cases} pairs can be below {_LEVEL:g} after the correction for {tests} tests: "
+            "have more pairs, or ask for less (--by mean)"
+        ]
+    return []
 
 
 def _questions(scores: Sequence[Scores], figure: str, level: Level) -> list[_Question]:

@@ -45,9 +45,8 @@ def summarise(outcome: TableOutcome, *, seed: int = 0) -> dict[str, Any]:
 def _method(scores: Scores, cases: Sequence[Case], seed: int) -> dict[str, Any]:
     regions = scores.of_kind("roi")
     found = [case.figures() for case in cases if case.method == scores.method and case.status == "ok"]
-    pairs = {
-        name: [row.get(name) for row in found] for name in PAIR_FIGURES if any(name in row for row in found)
-    }
+    every = {name: [row.get(name) for row in found] for name in PAIR_FIGURES}
+    pairs = {name: values for name, values in every.items() if any(value is not None for value in values)}
     figures = {}
     if pairs:
         table = np.array(list(pairs.values()), dtype=np.float64).T

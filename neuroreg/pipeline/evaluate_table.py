@@ -221,7 +221,7 @@ def _long_rows(cases: list[Case]) -> Iterator[dict[str, Cell]]:
 def _wide(outcome: TableOutcome) -> tuple[list[str], list[dict[str, Cell]]]:
     """The columns and rows of ``pairs.csv``: figures that no pair has are left out, then one Dice per structure."""
     figures = [case.figures() for case in outcome.cases]
-    used = [name for name in PAIR_FIGURES if any(name in found for found in figures)]
+    used = [name for name in PAIR_FIGURES if any(found.get(name) is not None for found in figures)]
     structures = {s.key: s for scores in outcome.scores for s in scores.structures}
     dice = {
         (scores.method, case): dict(zip((s.key for s in scores.structures), row.tolist(), strict=True))
