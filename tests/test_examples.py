@@ -16,6 +16,8 @@ from training_phantoms import save_pack, toy_set
 
 from neuroreg.checkpoints import read_metadata
 from neuroreg.cli import run
+from neuroreg.io.tables import read_groups
+from neuroreg.pipeline.evaluate import parse_ids
 from neuroreg.training.run import build
 
 ROOT = Path(__file__).parents[1]
@@ -179,3 +181,29 @@ def test_affines_of_a_folder_are_measured_once_each_and_summed_up(tmp_path: Path
     assert (tmp_path / "rows.csv").read_text() == rows
     assert "affine" in again[0]
     assert "1 pairs" in again[0]
+
+
+def test_the_groups_of_the_example_are_mirrored_and_tissues_part() -> None:
+    groups = {
+        name: set(labels) for name, labels in read_groups(ROOT / "examples" / "muse-groups.csv").items()
+    }
+    sides = {name.removesuffix(" right") for name in groups if name.endswith(" right")}
+    assert {f"{side} lobe" for side in ("Frontal", "Parietal", "Temporal", "Occipital", "Limbic")} < sides
+    for name in sides - {"Deep grey matter"}:  # cortex and cerebellum: the left label is the next number
+        assert {label + 1 for label in groups[f"{name} right"]} == groups[f"{name} left"]
+    for names in (sides, {"Grey matter", "White matter", "Cerebrospinal fluid"}):
+        found = [
+            label
+            for name in groups
+            if name.rsplit(" ", 1)[0] in names or name in names
+            for label in groups[name]
+        ]
+        assert len(found) == len(set(found))
+    cortex = set().union(*(groups[f"{name} {side}"] for name in sides for side in ("right", "left"))) - {
+        40,
+        41,
+    }
+    assert groups["Grey matter"] == cortex | groups["Cerebellar vermis"]
+    known = set().union(*groups.values())
+    asked = set(parse_ids(str(ROOT / "examples" / "oasis-138-ids.txt")))
+    assert asked - known == {42, 43, 63, 64, 69}  # rims, vessels and the optic chiasm belong to nothing here

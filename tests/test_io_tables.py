@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from neuroreg.errors import CannotCreateError, DataError
-from neuroreg.io.tables import read_csv, read_label_names, write_csv
+from neuroreg.io.tables import read_csv, read_groups, read_label_names, read_lines, read_points, write_csv
 
 
 def test_numbers_stay_numbers_and_formulas_become_text(tmp_path: Path) -> None:
@@ -48,3 +48,38 @@ def test_label_names(tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text(content)
         with pytest.raises(DataError):
             read_label_names(tmp_path / "a.csv")
+
+
+def test_lines_are_counted_as_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,note\n\n1,"two\nlines"\n\n2\n')
+    assert read_lines(tmp_path / "a.csv") == (["id", "note"], [(4, ["1", "two\nlines"]), (6, ["2"])])
+    with pytest.raises(DataError, match="line 6 has 1 cells, the header 2"):
+        read_csv(tmp_path / "a.csv")
+
+
+def test_groups(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Label,Group,region\n4,CSF,x\n11,CSF,y\n4,Ventricles,x\n4,CSF,again\n")
+    assert read_groups(tmp_path / "a.csv") == {"CSF": (4, 11), "Ventricles": (4,)}
+    for content in (
+        "label\n4\n",
+        "label,group\n",
+        "label,group\n0,a\n",
+        "label,group\nx,a\n",
+        "label,group\n4,\n",
+    ):
+        (tmp_path / "a.csv").write_text(content)
+        with pytest.raises(DataError):
+            read_groups(tmp_path / "a.csv")
+
+
+def test_landmarks_are_turned_to_lps(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("name;x;y;z;by\nac;1.5;-2;3;me\n007;0;0;1e2;me\n")
+    assert read_points(tmp_path / "a.csv") == {"ac": (1.5, -2.0, 3.0), "007": (0.0, 0.0, 100.0)}
+    assert read_points(tmp_path / "a.csv", ras=True)["ac"] == (-1.5, 2.0, 3.0)
+    for row in ("ac,1,2,nan", "ac,1,2,", ",1,2,3", "ac,1,2,3\nac,1,2,3", ""):
+        (tmp_path / "a.csv").write_text(f"name,x,y,z\n{row}\n")
+        with pytest.raises(DataError):
+            read_points(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("name,x,y\nac,1,2\n")
+    with pytest.raises(DataError, match="add z"):
+        read_points(tmp_path / "a.csv")

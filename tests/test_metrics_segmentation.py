@@ -1,13 +1,16 @@
-"""Dice and surface distances: cases worked out by hand, then MONAI as oracle."""
+"""Overlaps, surfaces, volumes and centroids: cases worked out by hand, then MONAI and SimpleITK as oracles."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
+from scipy import ndimage
 
 from neuroreg.errors import DataError
-from neuroreg.metrics.segmentation import dice, mean_dice, region_scores
+from neuroreg.metrics.segmentation import FIGURES, dice, mean_dice, region_scores
 
 SPACING = (2.0, 1.0, 1.5)  # (z, y, x)
 
@@ -25,6 +28,8 @@ def test_two_single_voxels() -> None:
     assert (score.label, score.dice, score.status) == (9, 0.0, "ok")
     assert score.hd_mm == score.hd95_mm == score.assd_mm == pytest.approx(gap, abs=1e-12)
     assert score.fixed_mm3 == score.moved_mm3 == 3.0
+    assert score.centroid_shift_mm == pytest.approx(gap, abs=1e-12)
+    assert (score.jaccard, score.surface_dice, score.volume_difference_percent) == (0.0, 0.0, 0.0)
 
 
 def test_a_box_moved_by_one_voxel() -> None:
@@ -41,6 +46,37 @@ def test_a_box_moved_by_one_voxel() -> None:
     assert score.assd_mm == pytest.approx(sum(distances) / len(distances))
     assert score.hd95_mm == pytest.approx(np.quantile(distances, 0.95))
     assert score.fixed_mm3 == 36 * 3.0
+    assert score.jaccard == pytest.approx(27 / 45)
+    assert score.centroid_shift_mm == pytest.approx(1.5)
+    for tolerance, near in ((0.0, 24), (0.99, 24), (1.0, 25), (1.5, 34)):
+        (score,) = region_scores(fixed, moved, spacing_mm=SPACING, tolerance_mm=tolerance)
+        assert score.surface_dice == pytest.approx(near / 34)
+
+
+def test_a_region_that_grows() -> None:
+    fixed, moved = box((6, 6, 9), (1, 1, 1), (3, 3, 5)), box((6, 6, 9), (1, 1, 1), (3, 3, 8))
+    (score,) = region_scores(fixed, moved, spacing_mm=SPACING)
+    assert score.volume_difference_percent == pytest.approx(75.0)  # 4 to 7 voxels along x
+    (back,) = region_scores(moved, fixed, spacing_mm=SPACING)
+    assert back.volume_difference_percent == pytest.approx(-300 / 7)
+    assert back.centroid_shift_mm == score.centroid_shift_mm == pytest.approx(1.5 * 1.5)
+
+
+def test_a_spacing_in_single_precision_is_within_its_own_tolerance() -> None:
+    spacing = float(np.float32(1.2))  # 1.2000000477
+    fixed, moved = box((4, 4, 6), (1, 1, 1), (2, 2, 2)), box((4, 4, 6), (1, 1, 2), (2, 2, 3))
+    (score,) = region_scores(fixed, moved, spacing_mm=(1.0, 1.0, spacing), tolerance_mm=1.2)
+    assert score.surface_dice == 1.0
+
+
+def test_exchanging_the_maps_changes_only_what_has_a_direction() -> None:
+    generator = np.random.default_rng(8)
+    fixed, moved = (random_regions(generator, (9, 12, 10)) for _ in range(2))
+    there, back = (region_scores(*maps, spacing_mm=SPACING) for maps in ((fixed, moved), (moved, fixed)))
+    for first, second in zip(there, back, strict=True):
+        for figure in set(FIGURES) - {"fixed_mm3", "moved_mm3", "volume_difference_percent"}:
+            assert getattr(first, figure) == pytest.approx(getattr(second, figure), abs=1e-12), figure
+        assert (first.fixed_mm3, first.moved_mm3) == (second.moved_mm3, second.fixed_mm3)
 
 
 def test_the_image_border_is_surface() -> None:
@@ -61,10 +97,12 @@ def test_missing_regions_are_named_and_blank() -> None:
         "missing in both",
     ]
     assert scores[3].dice == 0.0
-    assert scores[3].hd_mm is None
+    assert (scores[3].jaccard, scores[3].surface_dice, scores[3].volume_difference_percent) == (0, 0, -100)
+    assert (scores[8].surface_dice, scores[8].volume_difference_percent) == (0, None)
+    assert scores[3].hd_mm is scores[3].centroid_shift_mm is scores[8].centroid_shift_mm is None
     assert scores[3].fixed_mm3 == 6.0
     assert scores[11].dice is None
-    assert scores[11].assd_mm is None
+    assert scores[11].assd_mm is scores[11].jaccard is scores[11].surface_dice is None
     assert scores[11].moved_mm3 == 0.0
     assert scores[7].dice == 1.0
     assert scores[7].hd_mm == 0.0
@@ -101,6 +139,13 @@ def test_unusable_maps_are_refused(fixed: np.ndarray, moved: np.ndarray) -> None
         region_scores(fixed, moved, spacing_mm=(1.0, 1.0, 1.0))
 
 
+@pytest.mark.parametrize("tolerance", [-0.1, math.nan, math.inf])
+def test_a_tolerance_is_a_distance(tolerance: float) -> None:
+    labels = box((3, 3, 4), (0, 0, 0), (1, 1, 1))
+    with pytest.raises(DataError):
+        region_scores(labels, labels, spacing_mm=(1.0, 1.0, 1.0), tolerance_mm=tolerance)
+
+
 def random_regions(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Three overlapping boxes and ellipsoids with ragged rims, some touching the border of the image."""
     labels = np.zeros(shape, dtype=np.int32)
@@ -113,30 +158,89 @@ def random_regions(generator: np.random.Generator, shape: tuple[int, ...]) -> np
     return labels
 
 
-@pytest.mark.oracle
-@pytest.mark.filterwarnings("ignore::FutureWarning:monai", "ignore::DeprecationWarning")
-def test_distances_are_those_of_monai() -> None:
-    pytest.importorskip("monai")
-    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
-
-    generator = np.random.default_rng(20)
-    compared = 0
-    for _ in range(50):
+def random_pairs(count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[float], list[int]]]:
+    """Two maps, an anisotropic spacing (z, y, x) and the ids both have."""
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
         shape = tuple(int(n) for n in generator.integers(8, 15, 3))
         spacing = [float(s) for s in generator.uniform(0.4, 1.2, 3)]
         fixed, moved = random_regions(generator, shape), random_regions(generator, shape)
-        common = sorted(set(np.unique(fixed)) & set(np.unique(moved)) - {0})
-        scores = region_scores(fixed, moved, spacing_mm=spacing, ids=common)
+        yield fixed, moved, spacing, sorted((set(np.unique(fixed)) & set(np.unique(moved))) - {0})
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore::FutureWarning:monai", "ignore::DeprecationWarning")
+def test_overlaps_and_distances_are_those_of_monai() -> None:
+    pytest.importorskip("monai")
+    from monai.metrics import (
+        compute_average_surface_distance,
+        compute_dice,
+        compute_hausdorff_distance,
+        compute_iou,
+        compute_surface_dice,
+    )
+
+    compared = 0
+    for fixed, moved, spacing, common in random_pairs(50, 20):
+        tolerance = 0.77 * float(np.mean(spacing))
+        scores = region_scores(fixed, moved, spacing_mm=spacing, ids=common, tolerance_mm=tolerance)
         one_hot = [torch.from_numpy(np.stack([x == k for k in common])[None]) for x in (fixed, moved)]
-        options = {"include_background": True, "spacing": spacing}
+        with_background = {"include_background": True}
+        options = {**with_background, "spacing": spacing}
         expected = {
+            "dice": compute_dice(*one_hot, **with_background),
+            "jaccard": compute_iou(*one_hot, **with_background),
             "hd_mm": compute_hausdorff_distance(*one_hot, **options),
             "hd95_mm": compute_hausdorff_distance(*one_hot, percentile=95, **options),
             "assd_mm": compute_average_surface_distance(*one_hot, symmetric=True, **options),
+            "surface_dice": compute_surface_dice(*one_hot, [tolerance] * len(common), **options),
         }
         for name, values in expected.items():
             ours = [getattr(score, name) for score in scores]
             # MONAI works in float32: half a unit in its last place is 5e-7 of distances around 8 mm.
-            np.testing.assert_allclose(ours, values[0].numpy(), rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(ours, values[0].numpy(), rtol=1e-6, atol=1e-6, err_msg=name)
         compared += len(common)
     assert compared > 100
+
+
+@pytest.mark.oracle
+def test_overlaps_volumes_centroids_and_distances_are_those_of_simpleitk() -> None:
+    compared = 0
+    for fixed, moved, spacing, common in random_pairs(50, 21):
+        scores = {s.label: s for s in region_scores(fixed, moved, spacing_mm=spacing, ids=common)}
+        images = [itk(labels, spacing) for labels in (fixed, moved)]
+        overlap = sitk.LabelOverlapMeasuresImageFilter()
+        overlap.Execute(*images)
+        shapes = [sitk.LabelShapeStatisticsImageFilter() for _ in images]
+        for shape, image in zip(shapes, images, strict=True):
+            shape.Execute(image)
+        for label in common:
+            score, k = scores[label], int(label)
+            volumes = [shape.GetPhysicalSize(k) for shape in shapes]
+            shift = np.subtract(*(shape.GetCentroid(k) for shape in shapes))
+            surfaces = sitk.HausdorffDistanceImageFilter()
+            surfaces.Execute(*(itk(surface(labels == label), spacing) for labels in (fixed, moved)))
+            expected = {
+                "dice": overlap.GetDiceCoefficient(k),
+                "jaccard": overlap.GetJaccardCoefficient(k),
+                "hd_mm": surfaces.GetHausdorffDistance(),
+                "fixed_mm3": volumes[0],
+                "moved_mm3": volumes[1],
+                "volume_difference_percent": 100 * (volumes[1] / volumes[0] - 1),
+                "centroid_shift_mm": float(np.linalg.norm(shift)),
+            }
+            ours = {name: getattr(score, name) for name in expected}
+            assert ours == pytest.approx(expected, rel=1e-6, abs=1e-6)
+            compared += 1
+    assert compared > 100
+
+
+def itk(labels: np.ndarray, spacing_mm: list[float]) -> sitk.Image:
+    image = sitk.GetImageFromArray(labels.astype(np.uint8))
+    image.SetSpacing(spacing_mm[::-1])
+    return image
+
+
+def surface(region: np.ndarray) -> np.ndarray:
+    """The voxels that erosion by the six neighbours takes away, the outside of the image counting as another label."""
+    return region & ~ndimage.binary_erosion(region)

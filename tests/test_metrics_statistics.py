@@ -1,8 +1,12 @@
-"""Paired tests: exact small-sample p values and Holm's correction by hand."""
+"""Paired tests, effect sizes and intervals: small samples by hand, intervals by SciPy."""
 
+import math
+
+import numpy as np
 import pytest
+from scipy import stats
 
-from neuroreg.metrics.statistics import holm, paired_tests
+from neuroreg.metrics.statistics import cohen_dz, compare, describe, holm, paired_tests, rank_biserial
 
 
 def test_holm_by_hand() -> None:
@@ -25,3 +29,45 @@ def test_equal_methods_and_unequal_counts() -> None:
     assert result.p_value == result.p_holm == 1.0
     with pytest.raises(ValueError, match="2 cases"):
         paired_tests([0.5, 0.6, 0.7], {"short": [0.5, 0.6]})
+
+
+def test_effect_sizes_by_hand() -> None:
+    # |d| = 1, 2, 2, 4 (and a 0, which does not count): ranks 1, 2.5, 2.5, 4. (1 + 2.5 + 4 - 2.5) / 10 = .5.
+    assert rank_biserial(np.array([1.0, 2.0, 0.0, -2.0, 4.0])) == pytest.approx(0.5)
+    assert rank_biserial(np.array([0.0, 0.0])) == 0.0
+    assert rank_biserial(np.array([-3.0, -1.0])) == -1.0
+    # d = 1, 3: mean 2, deviation sqrt(2).
+    assert cohen_dz(np.array([1.0, 3.0])) == pytest.approx(math.sqrt(2))
+    assert cohen_dz(np.array([2.0, 2.0])) is cohen_dz(np.array([2.0])) is None
+    (test,) = compare({"a": ([3.0, 6.0], [2.0, 3.0])})
+    assert (test.cases, test.mean_difference, test.rank_biserial) == (2, 2.0, 1.0)
+
+
+def test_rank_biserial_is_what_the_sums_of_ranks_say() -> None:
+    difference = np.random.default_rng(5).normal(0.3, 1.0, 40)
+    total = 40 * 41 / 2
+    smaller = stats.wilcoxon(difference).statistic
+    assert abs(rank_biserial(difference)) == pytest.approx(1 - 2 * smaller / total)
+
+
+def test_intervals_are_those_of_scipy() -> None:
+    values = np.random.default_rng(1).gamma(2.0, 1.0, 25)
+    (found,) = describe(values[:, None], draws=40_000)
+    expected = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=40_000, rng=np.random.default_rng(2)
+    ).confidence_interval
+    spread = values.std() / 5
+    assert found.low == pytest.approx(expected.low, abs=0.03 * spread)
+    assert found.high == pytest.approx(expected.high, abs=0.03 * spread)
+    assert (found.mean, found.median) == (pytest.approx(values.mean()), pytest.approx(np.median(values)))
+    assert found.sd == pytest.approx(np.std(values, ddof=1))
+
+
+def test_intervals_repeat_and_leave_gaps_out() -> None:
+    values = np.array([[1.0, np.nan, 5.0, np.nan], [2.0, 7.0, 5.0, np.nan], [6.0, np.nan, 5.0, np.nan]])
+    first, single, same, none = describe(values, seed=3, draws=500)
+    assert describe(values, seed=3, draws=500) == (first, single, same, none)
+    assert 1.0 <= first.low < first.mean < first.high <= 6.0
+    assert (single.count, single.mean, single.sd, single.low) == (1, 7.0, None, None)
+    assert (same.low, same.high, same.sd) == (5.0, 5.0, 0.0)
+    assert (none.count, none.mean, none.median, none.high) == (0, None, None, None)

@@ -26,7 +26,7 @@ def write_csv(
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_text(column) for column in columns])
-    writer.writerows([[_cell(row.get(column)) for column in columns] for row in rows])
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
     content = buffer.getvalue().encode("utf-8")
     atomic_write(Path(path), lambda temporary: _write_all(temporary, content), overwrite=overwrite)
 
@@ -41,37 +41,39 @@ def read_csv(path: Path | str) -> list[dict[str, str]]:
 
     Commas, semicolons or tabs; a byte-order mark is skipped. Raises DataError (65), NoInputError (66), UsageError (2).
     """
+    header, lines = read_lines(path)
+    for number, row in lines:
+        if len(row) != len(header):
+            raise DataError(f"line {number} has {len(row)} cells, the header {len(header)}", file=path)
+    return [dict(zip(header, row, strict=True)) for _, row in lines]
+
+
+def read_lines(path: Path | str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The column names, and each row as (line of the file on which it ends, cells), whose number nobody has checked.
+
+    For tables of which every fault is to be told at once; otherwise as ``read_csv``, and raises as it does.
+    """
     path = check_input(Path(path))
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError("the table is not UTF-8 text", file=path, remedy="save it as CSV, UTF-8") from error
-    lines = text.splitlines()
-    if not lines:
-        raise DataError("the table is empty", file=path)
-    delimiter = max((",", ";", "\t"), key=lines[0].count)
+    lines = text.splitlines(keepends=True)
+    delimiter = max((",", ";", "\t"), key=lines[0].count) if lines else ","
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
-        rows = [
-            row for row in csv.reader(lines, delimiter=delimiter, strict=True) if any(c.strip() for c in row)
-        ]
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
         raise DataError(
             f"the table cannot be read ({error})", file=path, remedy="check its quotes"
         ) from error
-    return _as_mappings(rows, path)
-
-
-def _as_mappings(rows: list[list[str]], path: Path) -> list[dict[str, str]]:
+    rows = [(number, row) for number, row in rows if any(row)]
     if not rows:
         raise DataError("the table is empty", file=path)
-    header = [name.strip() for name in rows[0]]
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice or not all(header):
+    header = rows[0][1]
+    if len(set(header)) < len(header) or not all(header):
         raise DataError(f"column names must be there and differ, got {header}", file=path)
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise DataError(f"row {number} has {len(row)} cells, the header {len(header)}", file=path)
-    return [dict(zip(header, (cell.strip() for cell in row), strict=True)) for row in rows[1:]]
+    return header, rows[1:]
 
 
 def read_label_names(path: Path | str) -> dict[int, str]:
@@ -96,6 +98,62 @@ def read_label_names(path: Path | str) -> dict[int, str]:
         if found.setdefault(label, row[names]) != row[names]:
             raise DataError(f"label {label} has two names", file=path)
     return found
+
+
+def read_groups(path: Path | str) -> dict[str, tuple[int, ...]]:
+    """Group -> its labels, from a table with the columns label and group; other columns are for the reader.
+
+    One row per label and group: a label may have several rows, one for each of its groups. Order is kept. Raises as
+    ``read_csv``, and DataError for a label that is no whole number above 0 or a row without a group.
+    """
+    groups: dict[str, dict[int, None]] = {}
+    for label, group in _columns(path, ("label", "id", "roi"), ("group",)):
+        if not label.isdecimal() or not int(label):
+            raise DataError(f"the label {label!r} is no whole number above 0", file=path)
+        if not group:
+            raise DataError(f"label {label} has a row without a group", file=path)
+        groups.setdefault(group, {})[int(label)] = None
+    if not groups:
+        raise DataError("the table names no group", file=path)
+    return {group: tuple(labels) for group, labels in groups.items()}
+
+
+def read_points(path: Path | str, *, ras: bool = False) -> dict[str, tuple[float, float, float]]:
+    """Landmarks: name -> position in LPS mm, from a table with the columns name, x, y, z (mm; RAS with ``ras``).
+
+    Raises as ``read_csv``, and DataError for a name that is missing or used twice or a position that is no number.
+    """
+    found: dict[str, tuple[float, float, float]] = {}
+    for name, *texts in _columns(path, ("name", "label", "id", "landmark"), ("x",), ("y",), ("z",)):
+        try:
+            x, y, z = (float(text) for text in texts)
+        except ValueError as error:
+            raise DataError(f"landmark {name!r}: {', '.join(texts)!r} is no position", file=path) from error
+        if not all(map(math.isfinite, (x, y, z))):
+            raise DataError(f"landmark {name!r} has no finite position", file=path)
+        if not name or name in found:
+            raise DataError(
+                f"landmark {name!r} is there twice" if name else "a landmark without a name", file=path
+            )
+        found[name] = (-x, -y, z) if ras else (x, y, z)
+    if not found:
+        raise DataError("the table holds no landmark", file=path)
+    return found
+
+
+def _columns(path: Path | str, *wanted: Sequence[str]) -> list[list[str]]:
+    """The cells of the wanted columns in every row; each may have several names, in lower or upper case."""
+    rows = read_csv(path)
+    columns = {name.lower(): name for name in (rows[0] if rows else {})}
+    chosen = [next((columns[name] for name in names if name in columns), None) for names in wanted]
+    missing = [names[0] for names, column in zip(wanted, chosen, strict=True) if column is None]
+    if missing:
+        raise DataError(
+            f"expected the columns {', '.join(names[0] for names in wanted)}, got {', '.join(columns.values())}",
+            file=path,
+            remedy=f"add {', '.join(missing)}",
+        )
+    return [[row[column] for column in chosen if column is not None] for row in rows]
 
 
 def plain(text: str) -> str:

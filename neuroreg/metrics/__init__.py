@@ -6,8 +6,10 @@ METRICS: dict[str, Entry] = {
     "dice": Entry("neuroreg.metrics.segmentation:dice", "overlap of each region, 0..1"),
     "regions": Entry(
         "neuroreg.metrics.segmentation:region_scores",
-        "Dice, HD, HD95, ASSD (mm), volumes (mm3) of each region",
+        "Dice, Jaccard, HD, HD95, ASSD (mm), surface Dice, volumes (mm3), centroid shift (mm) of each region",
     ),
+    "groups": Entry("neuroreg.metrics.groups:group_scores", "the same of groups of regions"),
+    "tre": Entry("neuroreg.metrics.landmarks:landmark_errors", "distances of landmarks, mm"),
     "folded": Entry("neuroreg.metrics.deformation:percent_folded", "percent of voxels with det J <= 0"),
     "ndv": Entry("neuroreg.metrics.deformation:ndv", "non-diffeomorphic volume, percent"),
     "sdlogj": Entry("neuroreg.metrics.deformation:sd_log_jacobian", "standard deviation of log det J"),

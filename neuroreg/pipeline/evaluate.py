@@ -1,4 +1,4 @@
-"""How well two label maps agree, region by region, and how regular the map between them is."""
+"""How well two label maps agree, region by region, and how regular and how right the map between them is."""
 
 import math
 import re
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,25 +17,52 @@ from neuroreg.io.files import check_output
 from neuroreg.io.images import ImageFile, check_frame, check_same_grid, read_labels
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
-from neuroreg.io.tables import read_label_names, write_csv
+from neuroreg.io.tables import read_groups, read_label_names, read_points, write_csv
 from neuroreg.io.transforms import read_transform
 from neuroreg.metrics.deformation import DeformationFigures, deformation_figures, inverse_consistency_mm
-from neuroreg.metrics.segmentation import RegionScore, region_scores
+from neuroreg.metrics.groups import GroupScore, group_scores, mean_figure
+from neuroreg.metrics.landmarks import LandmarkFigures, landmark_errors
+from neuroreg.metrics.segmentation import FIGURES, TOLERANCE_MM, RegionScore, region_scores
 from neuroreg.transforms import Transform, total_field
 from neuroreg.volume import Geometry, Volume
 
-COLUMNS = ("id", "name", "dice", "hd_mm", "hd95_mm", "assd_mm", "fixed_mm3", "moved_mm3", "status")
-"""The columns of ``rois.csv``. Definitions of the distances: ``neuroreg.metrics.segmentation``."""
+COLUMNS = ("id", "name", "kind", *FIGURES, "tolerance_mm", "status")
+"""The columns of ``rois.csv``. Definitions of the figures: ``neuroreg.metrics.segmentation``.
+
+``kind`` is roi, group (the labels of a group as one region) or group mean (the mean over its regions); groups have no
+id. ``tolerance_mm`` is that of the surface Dice.
+"""
 
 _MOVE_FIRST = "move the labels first: neuroreg apply TRANSFORM LABELS --to FIXED --labels"
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _MOST_IDS = 100_000
 
 
-class EvaluateConfig(BaseModel):
-    """One comparison. Frozen; unknown names are refused."""
+class EvaluateOptions(BaseModel):
+    """How label maps are compared, whatever files they are in. Frozen; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label_names: Path | None = None
+    """CSV with the columns label and name"""
+    ids: tuple[int, ...] | None = None
+    """regions to compare; None: all found in either map"""
+    groups: Path | None = None
+    """CSV with the columns label and group"""
+    tolerance_mm: float = Field(TOLERANCE_MM, ge=0, allow_inf_nan=False)
+    """of the surface Dice"""
+    landmarks_space: Literal["lps", "ras"] = "lps"
+    """of the positions in the tables of landmarks, mm"""
+    overwrite: bool = False
+    frame: int | None = Field(None, ge=0)
+    """which frame of 4-D label maps"""
+    xform: Xform = "auto"
+    """which NIfTI frame to trust where two disagree"""
+    max_voxels: int = Field(MAX_VOXELS, ge=1)
+
+
+class EvaluateConfig(EvaluateOptions):
+    """One comparison."""
 
     fixed_labels: Path
     """label map of the fixed image"""
@@ -42,22 +70,18 @@ class EvaluateConfig(BaseModel):
     """label map of the moving image, moved onto the fixed grid"""
     csv: Path | None = None
     """where the table of regions goes; None: nowhere"""
-    label_names: Path | None = None
-    """CSV with the columns label and name"""
-    ids: tuple[int, ...] | None = None
-    """regions to compare; None: all found in either map"""
     transform: Path | None = None
     """the map from the fixed to the moving image, or its displacement field"""
     inverse: Path | None = None
     """the map back, for inverse consistency"""
     mask: Path | None = None
     """where the deformation is measured; None: where the fixed labels are not 0"""
-    overwrite: bool = False
-    frame: int | None = Field(None, ge=0)
-    """which frame of 4-D label maps"""
-    xform: Xform = "auto"
-    """which NIfTI frame to trust where two disagree"""
-    max_voxels: int = Field(MAX_VOXELS, ge=1)
+    fixed_landmarks: Path | None = None
+    """CSV with the columns name, x, y, z: points of the fixed image"""
+    moved_landmarks: Path | None = None
+    """the same points of the moving image, moved: where the registration puts them in the fixed image"""
+    moving_landmarks: Path | None = None
+    """the same points in the moving image itself; needs ``transform``"""
 
 
 @dataclass(frozen=True)
@@ -68,30 +92,44 @@ class Evaluation:
     names: Mapping[int, str] = field(default_factory=dict)
     deformation: DeformationFigures | None = None
     notes: tuple[str, ...] = ()
+    groups: tuple[GroupScore, ...] = ()
+    tolerance_mm: float = TOLERANCE_MM
+    """of the surface Dice"""
+    landmarks: LandmarkFigures | None = None
+    """fixed landmarks against moved ones"""
+    landmarks_mapped: LandmarkFigures | None = None
+    """fixed landmarks, mapped by the transform, against those of the moving image"""
 
     def mean(self, figure: str) -> float | None:
         """Mean of one figure (a field of RegionScore) over the regions that have it."""
-        values = [v for v in (getattr(region, figure) for region in self.regions) if v is not None]
-        return math.fsum(values) / len(values) if values else None
+        return mean_figure(self.regions, figure)
 
     def summary(self) -> dict[str, object]:
         """The figures over all regions, ready for JSON: no NaN, absent figures are None."""
         absent = sum(region.status != "ok" for region in self.regions)
-        means = {f"mean_{name}": self.mean(name) for name in ("dice", "hd_mm", "hd95_mm", "assd_mm")}
         return {
             "regions": len(self.regions),
             "regions_incomplete": absent,
-            **means,
+            **{f"mean_{name}": self.mean(name) for name in FIGURES},
             "deformation": None if self.deformation is None else _finite(asdict(self.deformation)),
+            "landmarks": None if self.landmarks is None else asdict(self.landmarks),
+            "landmarks_mapped": None if self.landmarks_mapped is None else asdict(self.landmarks_mapped),
         }
 
     def rows(self) -> list[dict[str, str | float | None]]:
-        """The rows of the CSV, column -> cell; ids and names as text, absent figures as None."""
-        return [
-            {"id": str(r.label), "name": self.names.get(r.label, "")}
-            | {column: getattr(r, column) for column in COLUMNS[2:]}
-            for r in self.regions
+        """The rows of the CSV, column -> cell; ids and names as text, absent figures as None. Groups come last."""
+        rows = [
+            self._row(r, id=str(r.label), name=self.names.get(r.label, ""), kind="roi") for r in self.regions
         ]
+        for group in self.groups:
+            rows.append(self._row(group.union, id="", name=group.name, kind="group"))
+            means = {figure: group.mean(figure) for figure in FIGURES}
+            rows.append({**rows[-1], **means, "kind": "group mean", "status": group.status})
+        return rows
+
+    def _row(self, score: RegionScore, **first: str) -> dict[str, str | float | None]:
+        figures = {figure: getattr(score, figure) for figure in FIGURES}
+        return {**first, **figures, "tolerance_mm": self.tolerance_mm, "status": score.status}
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -100,11 +138,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     Raises UsageError (2), DataError (65: an unusable file, grids that differ), NoInputError (66),
     CannotCreateError (73) before anything is computed, WriteError (74).
     """
-    if config.inverse is not None and config.transform is None:
-        raise UsageError("--inverse needs the forward map too", remedy="give --transform")
+    check_config(config)
     if config.csv is not None:
         check_output(config.csv, overwrite=config.overwrite)
     names = {} if config.label_names is None else read_label_names(config.label_names)
+    groups = {} if config.groups is None else read_groups(config.groups)
     read = partial(read_labels, frame=config.frame, xform=config.xform, max_voxels=config.max_voxels)
     fixed, moved = read(config.fixed_labels), read(config.moved_labels)
     check_frame(config.frame, fixed, moved)
@@ -112,30 +150,46 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         check_same_grid(moved, fixed)
     except DataError as error:
         raise DataError(error.what, file=error.file, remedy=_MOVE_FIRST) from error
-    regions = compare_labels(fixed.volume, moved.volume, ids=config.ids)
-    deformation, notes = None, (*fixed.notes, *moved.notes)
-    if config.transform is not None:
-        mask, mask_notes = _mask(config, fixed)
-        deformation = measure_map(
-            read_transform(config.transform),
-            fixed.volume.geometry,
-            mask,
-            inverse=None if config.inverse is None else read_transform(config.inverse),
-        )
-        notes += mask_notes
-    outcome = Evaluation(regions, names, deformation, notes)
+    tolerance = config.tolerance_mm
+    regions = compare_labels(fixed.volume, moved.volume, ids=config.ids, tolerance_mm=tolerance)
+    outcome = Evaluation(
+        regions,
+        names,
+        groups=_groups(groups, regions, fixed.volume, moved.volume, config),
+        tolerance_mm=tolerance,
+        notes=(*fixed.notes, *moved.notes),
+    )
+    outcome = _with_landmarks(_with_deformation(outcome, config, fixed), config)
     if config.csv is not None:
         write_csv(config.csv, COLUMNS, outcome.rows(), overwrite=config.overwrite)
     return outcome
 
 
+def check_config(config: EvaluateConfig) -> None:
+    """Refuse files that say nothing without another one. Raises UsageError."""
+    if config.inverse is not None and config.transform is None:
+        raise UsageError("--inverse needs the forward map too", remedy="give --transform")
+    if config.moving_landmarks is not None and config.transform is None:
+        raise UsageError(
+            "--moving-landmarks needs the map that leads to them",
+            remedy="give --transform, or --moved-landmarks if they lie in the fixed image",
+        )
+    others = (config.moved_landmarks, config.moving_landmarks)
+    if (config.fixed_landmarks is None) == any(other is not None for other in others):
+        raise UsageError(
+            "landmarks come in pairs",
+            remedy="give --fixed-landmarks with --moved-landmarks or --moving-landmarks",
+        )
+
+
 def compare_labels(
-    fixed: Volume, moved: Volume, *, ids: Sequence[int] | None = None
+    fixed: Volume, moved: Volume, *, ids: Sequence[int] | None = None, tolerance_mm: float = TOLERANCE_MM
 ) -> tuple[RegionScore, ...]:
     """Score every region of two label volumes (1, Z, Y, X) on one grid. Raises DataError when the grids differ."""
     if not fixed.geometry.same_grid(moved.geometry):
         raise DataError("the two label maps lie on different grids", remedy=_MOVE_FIRST)
-    return region_scores(fixed.data[0], moved.data[0], spacing_mm=fixed.geometry.spacing[::-1], ids=ids)
+    spacing = fixed.geometry.spacing[::-1]
+    return region_scores(fixed.data[0], moved.data[0], spacing_mm=spacing, ids=ids, tolerance_mm=tolerance_mm)
 
 
 def measure_map(
@@ -178,6 +232,60 @@ def _finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
     return {
         name: None if value is None or not math.isfinite(value) else value for name, value in figures.items()
     }
+
+
+def _groups(
+    groups: Mapping[str, Sequence[int]],
+    regions: Sequence[RegionScore],
+    fixed: Volume,
+    moved: Volume,
+    config: EvaluateConfig,
+) -> tuple[GroupScore, ...]:
+    """The scores of the groups, of the labels that were asked for alone."""
+    if config.ids is not None:
+        groups = {name: [k for k in labels if k in set(config.ids)] for name, labels in groups.items()}
+    spacing, tolerance = fixed.geometry.spacing[::-1], config.tolerance_mm
+    maps = fixed.data[0], moved.data[0]
+    return group_scores(*maps, groups, regions, spacing_mm=spacing, tolerance_mm=tolerance)
+
+
+def _with_deformation(outcome: Evaluation, config: EvaluateConfig, fixed: ImageFile) -> Evaluation:
+    if config.transform is None:
+        return outcome
+    mask, notes = _mask(config, fixed)
+    inverse = None if config.inverse is None else read_transform(config.inverse)
+    figures = measure_map(read_transform(config.transform), fixed.volume.geometry, mask, inverse=inverse)
+    return replace(outcome, deformation=figures, notes=outcome.notes + notes)
+
+
+def _with_landmarks(outcome: Evaluation, config: EvaluateConfig) -> Evaluation:
+    if config.fixed_landmarks is None:
+        return outcome
+    read = partial(read_points, ras=config.landmarks_space == "ras")
+    points, notes = read(config.fixed_landmarks), []
+    found: dict[str, LandmarkFigures] = {}
+    for role, path, map_path in (
+        ("landmarks", config.moved_landmarks, None),
+        ("landmarks_mapped", config.moving_landmarks, config.transform),
+    ):
+        if path is None:
+            continue
+        others = read(path)
+        try:
+            found[role] = landmark_errors(
+                points, others, None if map_path is None else read_transform(map_path)
+            )
+        except DataError as error:
+            raise DataError(error.what, file=path, remedy=error.remedy) from error
+        alone = len(points) + len(others) - 2 * found[role].count
+        if alone:
+            notes.append(f"{path.name}: {alone} landmarks are on one side only and do not count")
+    return replace(
+        outcome,
+        landmarks=found.get("landmarks"),
+        landmarks_mapped=found.get("landmarks_mapped"),
+        notes=(*outcome.notes, *notes),
+    )
 
 
 def _mask(config: EvaluateConfig, fixed: ImageFile) -> tuple[Tensor, tuple[str, ...]]:
