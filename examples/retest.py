@@ -3,10 +3,10 @@
 python examples/retest.py DATA OUT [--method NAME] [--method NAME='options of neuroreg register'] [--threads N]
 
 DATA holds t1/, seg/ and splits.csv; its split `retest` people scanned twice. Every scan is registered (fixed) with the
-project's own template (moving): the map brings the template's labels to the scan's own voxels, where their volumes are
-counted, and its inverse says on the template's grid how large each voxel is in the scan (log of the determinant, affine
-included), which can be compared voxel by voxel. OUT gets template.nii.gz, one .npz for each method and scan, regions.csv
-and the page. What is in OUT already, made with the same files, options and weights, is not computed again.
+project's own template (moving): the map brings the template's labels to the scan's own voxels, where their volumes
+are counted, and its inverse says on the template's grid how large each voxel is in the scan (log of the determinant,
+affine included), which can be compared voxel by voxel. OUT gets template.nii.gz, one .npz for each method and scan,
+regions.csv and the page. What is in OUT already, made with the same files, options and weights, is not computed again.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one method (or the manual labels) over all people P, both scans, regions R, voxels V of the template's brain."""
+    """Of one method (or the manual labels) over people P, both scans, regions R, voxels V of the template's brain."""
 
     name: str
     volumes_mm3: Array
@@ -91,7 +91,12 @@ def load_cohort(data: Path, split: str, out: Path) -> Cohort:
 
 
 def measure(
-    contender: Contender, scan: str, files: tuple[Path, Path], cohort: Cohort, out: Path, given: argparse.Namespace
+    contender: Contender,
+    scan: str,
+    files: tuple[Path, Path],
+    cohort: Cohort,
+    out: Path,
+    given: argparse.Namespace,
 ) -> dict[str, NDArray[np.generic]]:
     """Volumes, Dice and log J of one scan, from OUT or by registering it now."""
     made_with = json.dumps([contender.shown, contender.weights(), *map(sha256, files), *cohort.ids])
@@ -103,14 +108,26 @@ def measure(
     prepare_folder(path.parent)
     folder = path.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
-    command = [sys.executable, "-m", "neuroreg", "register", str(files[0]), str(cohort.image), "-o", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "neuroreg",
+        "register",
+        str(files[0]),
+        str(cohort.image),
+        "-o",
+        str(folder),
+    ]
     command += ["--outputs", "transform,inverse", "--threads", str(given.threads), "--quiet"]
     subprocess.run([*command, *(contender.arguments or ())], check=True)
     found = {"made_with": np.array(made_with), **figures_of(folder, files[1], cohort)}
     atomic_write(path, lambda temporary: np.savez_compressed(temporary, **found), overwrite=True)
     if not given.keep:
         shutil.rmtree(folder)
-    print(f"{contender.name}: {scan}: Dice {np.nanmean(found['dice']):.4f}, {found['seconds']:.1f} s", flush=True)
+    print(
+        f"{contender.name}: {scan}: Dice {np.nanmean(found['dice']):.4f}, {found['seconds']:.1f} s",
+        flush=True,
+    )
     return found
 
 
@@ -138,7 +155,9 @@ def counts(labels: NDArray[np.integer], ids: Sequence[int]) -> NDArray[np.int64]
     return np.bincount(labels[labels > 0].ravel(), minlength=max(ids) + 1)[list(ids)]
 
 
-def gather(contenders: Sequence[Contender], cohort: Cohort, out: Path, given: argparse.Namespace) -> list[Figures]:
+def gather(
+    contenders: Sequence[Contender], cohort: Cohort, out: Path, given: argparse.Namespace
+) -> list[Figures]:
     """The manual labels and every method."""
     inside = cohort.template.mask.data[0] > 0
     region_of = cohort.template.labels.data[0][inside].numpy().astype(np.int64)
@@ -174,7 +193,9 @@ def region_means(found: Figures, ids: Sequence[int]) -> Array | None:
     """The mean log J of each region: (P, 2, R)."""
     if found.log_jacobian is None or found.region_of is None:
         return None
-    return np.stack([np.nanmean(found.log_jacobian[..., found.region_of == k], axis=-1) for k in ids], axis=-1)
+    return np.stack(
+        [np.nanmean(found.log_jacobian[..., found.region_of == k], axis=-1) for k in ids], axis=-1
+    )
 
 
 def correlations(log_jacobian: Array) -> tuple[float, float]:
@@ -183,7 +204,9 @@ def correlations(log_jacobian: Array) -> tuple[float, float]:
     same, other = [], []
     for (first, a), (second, b) in itertools.combinations(scans, 2):
         known = np.isfinite(a) & np.isfinite(b)
-        constant = min(float(np.ptp(a[known])), float(np.ptp(b[known]))) < 1e-4  # an affine: rounding alone varies
+        constant = (
+            min(float(np.ptp(a[known])), float(np.ptp(b[known]))) < 1e-4
+        )  # an affine: rounding alone varies
         (same if first == second else other).append(np.nan if constant else correlation(a[known], b[known]))
     return float(np.mean(same)), float(np.mean(other))
 
@@ -293,11 +316,11 @@ one over all scans, median. s: wall seconds of a registration, median.
 
 ## Log Jacobian
 
-log of the determinant of the map from the template to the scan, affine included, on the voxels of the template's brain:
-0 where the scan is as large as the template, 0.69 where it is twice as large. r: correlation over the voxels, mean
-over the pairs of scans (an affine has one value everywhere, so it has no r). Difference: mean of |a - b| over the voxels
-and people. SD between people: of the mean of the two scans, averaged over the voxels. ICC(2,1) of each voxel, and of the
-mean of each region: medians.
+log of the determinant of the map from the template to the scan, affine included, on the voxels of the template's
+brain: 0 where the scan is as large as the template, 0.69 where it is twice as large. r: correlation over the voxels,
+mean over the pairs of scans (an affine has one value everywhere, so it has no r). Difference: mean of |a - b| over the
+voxels and people. SD between people: of the mean of the two scans, averaged over the voxels. ICC(2,1) of each voxel,
+and of the mean of each region: medians.
 
 {jacobians}
 """
@@ -321,7 +344,9 @@ def main() -> None:
         parser.error("a method of neuroreg register: other programs leave no inverse to read")
     prepare_folder(given.out)
     with output_lock(given.out), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice|All-NaN slice", RuntimeWarning)  # absent regions
+        warnings.filterwarnings(
+            "ignore", "Mean of empty slice|All-NaN slice", RuntimeWarning
+        )  # absent regions
         cohort = load_cohort(given.data, given.split, given.out)
         every = gather(contenders, cohort, given.out, given)
         rows = region_rows(every, cohort)

@@ -28,7 +28,9 @@ def test_equal_methods_and_unequal_counts() -> None:
         paired_tests([0.5, 0.6, 0.7], {"short": [0.5, 0.6]})
 
 
-SHROUT_FLEISS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]])
+SHROUT_FLEISS = np.array(
+    [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+)
 """Table 2 of Shrout and Fleiss 1979: six targets, four judges"""
 
 
@@ -43,7 +45,9 @@ def test_a_shift_counts_against_absolute_agreement() -> None:
     first = np.array([1.0, 2.0, 4.0])
     same, shifted = np.stack((first, first), axis=1), np.stack((first, first + 1), axis=1)
     # Subjects vary by 7/3 around their mean; a shift of 1 adds half its square to the expected variance of a reading.
-    assert intraclass_correlation(np.stack((same, shifted))) == pytest.approx([1.0, (7 / 3) / (7 / 3 + 1 / 2)])
+    assert intraclass_correlation(np.stack((same, shifted))) == pytest.approx(
+        [1.0, (7 / 3) / (7 / 3 + 1 / 2)]
+    )
     assert np.isnan(intraclass_correlation(np.full((3, 2), 0.1)))
     for few in (same[:1], same[:, :1], first):
         with pytest.raises(ValueError, match="two subjects measured twice"):
