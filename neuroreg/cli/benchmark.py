@@ -22,7 +22,7 @@ _DATASET = typer.Argument(
 _OUTPUT = typer.Option(
     "--output",
     "-o",
-    help="Folder for rows.csv, summary.md, summary.json and the plot [default: ./benchmark-DATASET].",
+    help="Folder for rows.csv, summary.md, summary.json and the plot (default: ./benchmark-DATASET).",
 )
 _METHODS = typer.Option(
     "--methods",
@@ -35,7 +35,7 @@ _METHOD = typer.Option(
 _MANIFEST = typer.Option(help="The CSV of pairs, by name.")
 _OASIS = typer.Option(help="Folder with t1/, seg/ and splits.csv, instead of a CSV.")
 _TISSUES = typer.Option("--tissues", help="Measure the maps in tissue/ too: 1 CSF, 2 grey, 3 white matter.")
-_IDS = typer.Option(help="Regions: 4,11,23-25 or a file of ids [default: all common ones].")
+_IDS = typer.Option(help="Regions: 4,11,23-25 or a file of ids (default: all common ones).")
 
 
 def command(
@@ -73,10 +73,8 @@ def command(
     rows, used = run_benchmark(config, progress=lambda line: console.note(line, quiet=quiet))
     lines = summarise(rows, reference=reference)
     told = {each.name: each.told for each in contenders}
-    record, table = (
-        to_record(lines, used, threads, reference),
-        to_markdown(lines, used, threads, reference, told),
-    )
+    record = to_record(lines, used, threads, reference)
+    table = to_markdown(lines, used, threads, reference, told)
     write_summary(folder, record, table)
     write_plot(folder, lines, subtitle=f"{len(chosen)} pairs, {len(used)} regions, {threads} threads")
     if json:
