@@ -35,7 +35,7 @@ from neuroreg.metrics.segmentation import dice
 from neuroreg.metrics.statistics import Agreement, agreement, intraclass_correlation
 from neuroreg.pipeline.inputs import FILES
 from neuroreg.pipeline.outputs import jacobian_map
-from neuroreg.pipeline.record import read_record
+from neuroreg.pipeline.record import RECORD_NAME
 from neuroreg.pipeline.template import Template, load_template
 from neuroreg.transforms import resample, total_field
 
@@ -119,7 +119,7 @@ def measure(
         str(folder),
     ]
     command += ["--outputs", "transform,inverse", "--threads", str(given.threads), "--quiet"]
-    subprocess.run([*command, *(contender.arguments or ())], check=True)
+    subprocess.run([*command, *(contender.arguments or ())], check=True, stdout=subprocess.DEVNULL)
     found = {"made_with": np.array(made_with), **figures_of(folder, files[1], cohort)}
     atomic_write(path, lambda temporary: np.savez_compressed(temporary, **found), overwrite=True)
     if not given.keep:
@@ -146,7 +146,7 @@ def figures_of(folder: Path, labels: Path, cohort: Cohort) -> dict[str, NDArray[
         "manual_mm3": size * counts(manual.data.numpy(), cohort.ids),
         "dice": np.array([*dice(manual.data, moved.data, cohort.ids).values()]),
         "log_jacobian": log_jacobian.astype(np.float32),
-        "seconds": np.array(read_record(folder).seconds["total"]),
+        "seconds": np.array(json.loads((folder / RECORD_NAME).read_text())["seconds"]["total"]),
     }
 
 
@@ -216,6 +216,7 @@ def region_rows(every: Sequence[Figures], cohort: Cohort) -> list[dict[str, str 
     rows = []
     for found in every:
         volumes, means = volume_agreement(found), region_means(found, cohort.ids)
+        like = with_manual(found, every[0])
         icc = None if means is None else intraclass_correlation(np.moveaxis(means, 2, 0))
         for k, label in enumerate(cohort.ids):
             rows.append(
@@ -229,7 +230,7 @@ def region_rows(every: Sequence[Figures], cohort: Cohort) -> list[dict[str, str 
                     "difference_percent": float(volumes.difference_percent[k]),
                     "within_cv_percent": float(volumes.within_cv_percent[k]),
                     "between_cv_percent": float(volumes.between_cv_percent[k]),
-                    "manual_r": with_manual(found, every[0])[k],
+                    "manual_r": like[k],
                     "log_jacobian_icc": None if icc is None else float(icc[k]),
                     "log_jacobian_difference": None
                     if means is None

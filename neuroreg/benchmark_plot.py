@@ -1,7 +1,7 @@
 """The picture of a benchmark: Dice against seconds, one labelled point for each method.
 
 Drawn without a display and without pyplot's global state. Names are shown as they are, never as formulas, and become
-outlines in the SVG: no text of a user stands in the file.
+outlines in the SVG: they stand in the file in comments alone, escaped by matplotlib.
 """
 
 import itertools
