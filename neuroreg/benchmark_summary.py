@@ -292,7 +292,7 @@ def _text(value: float | None, form: str) -> str:
 
 
 def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} x less"
+    return "" if value is None else f"{value:.1f} ×"
 
 
 def machine() -> str:
