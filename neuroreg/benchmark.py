@@ -8,6 +8,7 @@ all anew.) The one exception: tissue maps that are asked for now. Dice and ASSD 
 of the moving labels read once by nearest neighbour through the whole map on the fixed label grid.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -58,6 +59,8 @@ class Row:
     """where it ran, as the run's own record says"""
     stages: str = ""
     """wall seconds of each stage as the run's own record says, a JSON object"""
+    regions: str = ""
+    """how many regions the means are over, and the beginning of the sha256 of their ids; "" in older rows"""
     dice: float | None = None
     assd_mm: float | None = None
     """mean over the regions that both maps have"""
@@ -81,9 +84,10 @@ class Row:
     wm_assd_mm: float | None = None
 
     @property
-    def key(self) -> tuple[str, str, str, str, str, int]:
+    def key(self) -> tuple[str, str, str, str, str, int, str]:
         """What makes two rows the same measurement."""
-        return (self.method, self.arguments, self.weights, self.fixed, self.moving, self.threads)
+        measured = (self.method, self.arguments, self.weights, self.fixed, self.moving, self.threads)
+        return (*measured, self.regions)
 
     @property
     def stage_seconds(self) -> dict[str, float]:
@@ -130,15 +134,19 @@ def run_benchmark(
         rows = {row.key: row for row in read_rows(config.output / ROWS_NAME)}
         wanted = []
         for pair, contender in itertools.product(config.pairs, config.contenders):
-            key = _blank_row(contender, pair, config.threads).key
-            wanted.append(key)
-            if key in rows and not _lacks_tissues(rows[key], pair):
-                continue
-            row = _measure(contender, pair, config, ids)
-            rows[key] = row
-            write_csv(config.output / ROWS_NAME, COLUMNS, [asdict(r) for r in rows.values()], overwrite=True)
-            progress(f"{row.method}: {row.moving} to {row.fixed}: {describe(row)}")
-    return tuple(rows[key] for key in wanted), ids
+            blank = _blank_row(contender, pair, config.threads, ids)
+            row = rows.get(blank.key) or rows.get(replace(blank, regions="").key)
+            if row is None or _lacks_tissues(row, pair):
+                if row is not None:
+                    del rows[row.key]
+                row = _measure(contender, pair, config, ids)
+                rows[row.key] = row
+                write_csv(
+                    config.output / ROWS_NAME, COLUMNS, [asdict(r) for r in rows.values()], overwrite=True
+                )
+                progress(f"{row.method}: {row.moving} to {row.fixed}: {describe(row)}")
+            wanted.append(row)
+    return tuple(wanted), ids
 
 
 def _lacks_tissues(row: Row, pair: LabelledPair) -> bool:
@@ -191,7 +199,7 @@ def _measure(contender: Contender, pair: LabelledPair, config: BenchmarkConfig, 
     _run([*launcher, *command], _environment(config.threads))
     found = json.loads(result.read_text(encoding="utf-8"))
     row = replace(
-        _blank_row(contender, pair, config.threads),
+        _blank_row(contender, pair, config.threads, ids),
         wall_s=found["wall_s"], cpu_s=found["cpu_s"], peak_mb=found["peak_mb"],
     )  # fmt: skip
     if found["code"] != 0:
@@ -217,7 +225,8 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
         raise InternalError(f"the launcher of the benchmark ended with {process.returncode}")
 
 
-def _blank_row(contender: Contender, pair: LabelledPair, threads: int) -> Row:
+def _blank_row(contender: Contender, pair: LabelledPair, threads: int, ids: Sequence[int]) -> Row:
+    digest = hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:8]
     return Row(
         contender.name,
         contender.shown,
@@ -226,6 +235,7 @@ def _blank_row(contender: Contender, pair: LabelledPair, threads: int) -> Row:
         threads,
         "",
         weights=contender.weights(),
+        regions=f"{len(ids)} {digest}",
     )
 
 

@@ -292,7 +292,7 @@ def _text(value: float | None, form: str) -> str:
 
 
 def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} ×"
+    return "" if value is None else f"{value:.1f} x"
 
 
 def machine() -> str:

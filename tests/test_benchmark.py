@@ -176,8 +176,9 @@ def test_finished_rows_are_not_measured_again(
     rows, _ = run_benchmark(again)
     assert rows[0] == first[0]
     assert rows[1].status == "ok"
-    other, _ = run_benchmark(replace(config, threads=1))  # another measurement: its key differs
-    assert other[0].status.startswith("failed")
+    for other in (replace(config, threads=1), replace(config, ids=IDS[:1])):  # other measurements
+        assert run_benchmark(other)[0][0].status.startswith("failed")
+    assert run_benchmark(replace(config, ids=IDS[::-1]))[0] == first
 
 
 def test_rows_of_an_older_benchmark_are_kept_without_the_new_figures(
@@ -187,11 +188,11 @@ def test_rows_of_an_older_benchmark_are_kept_without_the_new_figures(
     (row,), _ = run_benchmark(config)
     table = tmp_path / "out/rows.csv"
     (cells,) = read_csv(table)
-    older = [name for name in cells if name not in ("assd_mm", "device", "stages")]
+    older = [name for name in cells if name not in ("assd_mm", "device", "stages", "regions")]
     write_csv(table, older, [cells], overwrite=True)
     stubs["half"] = stubs["broken"]
     (kept,), _ = run_benchmark(config)
-    assert kept == replace(row, assd_mm=None, device="", stages="")
+    assert kept == replace(row, assd_mm=None, device="", stages="", regions="")
     lines = summarise([kept])
     assert (lines[0].assd_pairs, lines[0].assd_mm_mean, lines[0].stages) == (0, None, {})
     assert "1 results are of an older benchmark" in to_markdown(lines, IDS, 2, None)
