@@ -35,7 +35,6 @@ from neuroreg.metrics.segmentation import dice
 from neuroreg.metrics.statistics import Agreement, agreement, intraclass_correlation
 from neuroreg.pipeline.inputs import FILES
 from neuroreg.pipeline.outputs import jacobian_map
-from neuroreg.pipeline.record import RECORD_NAME
 from neuroreg.pipeline.template import Template, load_template
 from neuroreg.transforms import resample, total_field
 
@@ -76,8 +75,6 @@ class Figures:
     """(P, 2, V), NaN where the map folds"""
     region_of: NDArray[np.int64] | None = None
     """(V,)"""
-    seconds: float | None = None
-    """median of the registrations"""
 
 
 def load_cohort(data: Path, split: str, out: Path) -> Cohort:
@@ -124,10 +121,7 @@ def measure(
     atomic_write(path, lambda temporary: np.savez_compressed(temporary, **found), overwrite=True)
     if not given.keep:
         shutil.rmtree(folder)
-    print(
-        f"{contender.name}: {scan}: Dice {np.nanmean(found['dice']):.4f}, {found['seconds']:.1f} s",
-        flush=True,
-    )
+    print(f"{contender.name}: {scan}: Dice {np.nanmean(found['dice']):.4f}", flush=True)
     return found
 
 
@@ -146,7 +140,6 @@ def figures_of(folder: Path, labels: Path, cohort: Cohort) -> dict[str, NDArray[
         "manual_mm3": size * counts(manual.data.numpy(), cohort.ids),
         "dice": np.array([*dice(manual.data, moved.data, cohort.ids).values()]),
         "log_jacobian": log_jacobian.astype(np.float32),
-        "seconds": np.array(json.loads((folder / RECORD_NAME).read_text())["seconds"]["total"]),
     }
 
 
@@ -180,7 +173,7 @@ def gather(
         if not every:
             every.append(Figures(MANUAL, stacked("manual_mm3")))
         parts = (stacked(name) for name in ("volumes_mm3", "dice", "log_jacobian"))
-        every.append(Figures(contender.name, *parts, region_of, float(np.median(stacked("seconds")))))
+        every.append(Figures(contender.name, *parts, region_of))
     return every
 
 
@@ -249,7 +242,7 @@ def with_manual(found: Figures, manual: Figures) -> list[float]:
 def to_page(every: Sequence[Figures], cohort: Cohort) -> str:
     """The page as Markdown."""
     volumes = [["", "Dice", "ICC, median", "25 to 75 %", f"ICC ≥ {GOOD:g}", "difference %", "CV within %",
-                "CV between %", "r with manual", "s"]]  # fmt: skip
+                "CV between %", "r with manual"]]  # fmt: skip
     jacobians = [["", "r, same person", "r, two people", "difference, same person", "SD between people",
                   "ICC of voxels", "ICC of regions", "folds %"]]  # fmt: skip
     for found in every:
@@ -260,7 +253,7 @@ def to_page(every: Sequence[Figures], cohort: Cohort) -> str:
             [f"`{found.name}`" if like else found.name, "" if found.dice is None else f"{np.nanmean(found.dice):.3f}",
              f"{middle:.3f}", f"{low:.2f} to {high:.2f}", f"{100 * np.mean(own.icc >= GOOD):.0f} %",
              f"{np.nanmean(own.difference_percent):.2f}", f"{np.nanmean(own.within_cv_percent):.2f}",
-             f"{np.nanmean(own.between_cv_percent):.1f}", like, f"{found.seconds:.0f}" if found.seconds else ""]
+             f"{np.nanmean(own.between_cv_percent):.1f}", like]
         )  # fmt: skip
         if found.log_jacobian is not None:
             jacobians.append([f"`{found.name}`", *jacobian_cells(found, cohort.ids)])
@@ -295,15 +288,16 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 PAGE = """# Test and retest
 
-Written by `examples/retest.sh DATA OUT`; every number is measured. {people} people of OASIS were scanned twice within
-weeks; each of the {scans} scans was registered by itself with the project's template, and nothing knew whose second
-scan it was. {regions} regions that the template (automatic labels) and the manual labels share.
+Written by `examples/retest.sh DATA OUT`; every number is measured. {people} people were scanned twice; each of the
+{scans} scans was registered by itself with the project's template, and nothing knew whose second scan it was. {regions}
+regions that the template (automatic labels) and the manual labels share.
 
 A method that never moves anything agrees with itself perfectly. So beside each figure of agreement stands what it is
 worth: the Dice of the template's labels, brought to the scan, with the manual labels; how much people differ (CV
 between, SD between); how well the volumes follow the manual ones; and `affine`, which sees the size of the head alone.
-The manual labels, drawn twice by hand, are the yardstick. With {people} people every ICC is uncertain by itself:
-compare the rows, on the same scans.
+The manual labels of each scan are the yardstick. With {people} people every ICC is uncertain by itself: compare the
+rows, on the same scans. `neuroreg` learnt regions from labels of the template's protocol (other people's); the other
+methods saw intensities alone.
 
 ## Volumes of regions
 
@@ -311,7 +305,7 @@ Template labels read once, by nearest neighbour, on the scan's own voxels. ICC(2
 single measurement; one for each region, over the people: its median, quartiles, and the share of regions with {good:g}
 or more. Difference: 100 |a - b| / mean; CV within: of the two scans of a person (root mean square); CV between: SD
 over the people / mean; each averaged over the regions. r with manual: correlation of a region's volume with the manual
-one over all scans, median. s: wall seconds of a registration, median.
+one over all scans, median.
 
 {volumes}
 

@@ -231,7 +231,6 @@ def leave_maps(command: list[str], template: templates.Template) -> None:
     end[..., 0] += SCALES[scan] * slope * points[..., 0] ** 2 / 2
     u = (end - points).movedim(-1, 0).to(torch.float32)
     write_transform(DisplacementField(u, template.image.geometry), folder / "inverse.h5")
-    (folder / "run.json").write_text('{"seconds": {"total": 12.0}}')
 
 
 def test_two_scans_of_a_person_are_compared_once_each(
@@ -252,7 +251,7 @@ def test_two_scans_of_a_person_are_compared_once_each(
     manual = next(line for line in page.splitlines() if line.startswith("| manual labels")).split(" | ")
     assert volumes[1] == "1.000"  # Dice: the true map
     assert volumes[2:8] == manual[2:8]
-    assert volumes[8:] == ["1.00", "12 |"]
+    assert volumes[8:] == ["1.00 |"]
     same, other, apart = map(float, jacobians[1:4])
     assert same == 1
     assert other < -0.9
