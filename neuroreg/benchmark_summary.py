@@ -21,6 +21,12 @@ from neuroreg.metrics.statistics import paired_tests
 PLOT_NAME = "dice_seconds.svg"
 """In the folder of the summary; see ``neuroreg.benchmark_plot``"""
 
+_STAGES = (
+    "check", "read", "conform", "affine", "method", "refine", "resample", "maps", "judge", "write", "regions",
+    "report", "total", "all",
+)  # fmt: skip
+"""Of our runs and of other programs, in the order of a run"""
+
 Quartiles = tuple[float, float, float]
 _FEWEST_CASES = 6  # with fewer, the smallest possible two-sided p of a signed-rank test is above .05
 
@@ -257,11 +263,10 @@ def _costs(lines: Sequence[Line], reference: str | None) -> list[list[str]]:
 
 def _stage_rows(lines: Sequence[Line]) -> list[list[str]]:
     """One column for each stage, the methods' own stages in one; nothing when no run told of its stages."""
-    own = {name for name in METHODS if name != "affine"}
+    own = {name for name in METHODS if name != "affine"} | {"deformable"}
     told = [{"method" if name in own else name: s for name, s in line.stages.items()} for line in lines]
     named = dict.fromkeys(name for seconds in told for name in seconds)
-    last = [name for name in ("total", "all") if name in named]
-    names = [name for name in named if name not in last] + last
+    names = sorted(named, key=lambda name: _STAGES.index(name) if name in _STAGES else len(_STAGES))
     if not names:
         return []
     body = [
