@@ -76,7 +76,7 @@ def command(
     record = to_record(lines, used, threads, reference)
     table = to_markdown(lines, used, threads, reference, told)
     write_summary(folder, record, table)
-    write_plot(folder, lines, subtitle=f"{len(chosen)} pairs, {len(used)} regions, {threads} threads")
+    write_plot(folder, lines, subtitle=f"{len(chosen)} pairs, {len(used)} regions, threads: {threads}")
     if json:
         console.emit(record, command="benchmark")
     else:
