@@ -3,8 +3,9 @@
 #
 #   examples/benchmark_oasis.sh [DATA [OUT [options of neuroreg benchmark]]]
 #
-# Needs the extras [ants] and [greedy]. Stopping is safe: finished rows in OUT/rows.csv are kept, and the same command
-# goes on. All 30 pairs take hours on two cores; `--pairs 3` gives a first impression.
+# OUT gets rows.csv, summary.md, summary.json and dice_seconds.svg. `greedy` and the ants- lines are the programs by
+# themselves, with their own affine. Needs the extras [ants] and [greedy]. Stopping is safe: finished rows in
+# OUT/rows.csv are kept, and the same command goes on. All 30 pairs take hours on two cores; `--pairs 3` gives a first impression.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

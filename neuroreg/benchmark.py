@@ -2,14 +2,18 @@
 
 For each pair all methods run one after the other before the next pair begins, so that a machine that is busy for a
 while slows all of them alike and ratios within a pair stay fair. Each result is one row of ``rows.csv``, written as
-soon as it exists; a row that is there is never computed again. Dice is the mean over a written list of regions of
-the moving labels read once by nearest neighbour through the whole map on the fixed label grid.
+soon as it exists; a row that is there is never computed again, not even one of an older benchmark that lacks a figure
+of today: its figure stays blank. (Maps are not kept, so the figure would cost the whole run; another folder measures
+all anew.) The one exception: tissue maps that are asked for now. Dice and ASSD are means over a written list of regions
+of the moving labels read once by nearest neighbour through the whole map on the fixed label grid.
 """
 
+import hashlib
 import itertools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +25,7 @@ import torch
 
 from neuroreg.benchmark_contenders import Contender
 from neuroreg.benchmark_pairs import LabelledPair, common_ids
-from neuroreg.errors import InternalError, NeuroregError
+from neuroreg.errors import DataError, InternalError, NeuroregError
 from neuroreg.io.files import output_lock, prepare_folder
 from neuroreg.io.images import read_labels
 from neuroreg.io.tables import plain, read_csv, write_csv
@@ -30,6 +34,7 @@ from neuroreg.methods import METHODS
 from neuroreg.metrics.segmentation import mean_dice, region_scores
 from neuroreg.pipeline.evaluate import measure_map
 from neuroreg.transforms import Chain, Transform, resample
+from neuroreg.volume import Volume
 
 ROWS_NAME = "rows.csv"
 TIMEOUT_S = 3600.0
@@ -50,7 +55,15 @@ class Row:
     """"ok", or what went wrong"""
     weights: str = ""
     """the beginning of the sha256 of the weights used"""
+    device: str = ""
+    """where it ran, as the run's own record says"""
+    stages: str = ""
+    """wall seconds of each stage as the run's own record says, a JSON object"""
+    regions: str = ""
+    """how many regions the means are over, and the beginning of the sha256 of their ids; "" in older rows"""
     dice: float | None = None
+    assd_mm: float | None = None
+    """mean over the regions that both maps have"""
     folded_percent: float | None = None
     ndv_percent: float | None = None
     sd_log_jacobian: float | None = None
@@ -71,9 +84,21 @@ class Row:
     wm_assd_mm: float | None = None
 
     @property
-    def key(self) -> tuple[str, str, str, str, str, int]:
+    def key(self) -> tuple[str, str, str, str, str, int, str]:
         """What makes two rows the same measurement."""
-        return (self.method, self.arguments, self.weights, self.fixed, self.moving, self.threads)
+        measured = (self.method, self.arguments, self.weights, self.fixed, self.moving, self.threads)
+        return (*measured, self.regions)
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """``stages`` as numbers; empty where there is none. Raises DataError when it is no such object."""
+        try:
+            return {str(name): float(value) for name, value in json.loads(self.stages or "{}").items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{ROWS_NAME}: the stages of {self.method} are no JSON object of seconds",
+                remedy="remove the row and measure again",
+            ) from error
 
 
 COLUMNS = tuple(column.name for column in fields(Row))
@@ -109,15 +134,19 @@ def run_benchmark(
         rows = {row.key: row for row in read_rows(config.output / ROWS_NAME)}
         wanted = []
         for pair, contender in itertools.product(config.pairs, config.contenders):
-            key = _blank_row(contender, pair, config.threads).key
-            wanted.append(key)
-            if key in rows and not _lacks_tissues(rows[key], pair):
-                continue
-            row = _measure(contender, pair, config, ids)
-            rows[key] = row
-            write_csv(config.output / ROWS_NAME, COLUMNS, [asdict(r) for r in rows.values()], overwrite=True)
-            progress(f"{row.method}: {row.moving} to {row.fixed}: {describe(row)}")
-    return tuple(rows[key] for key in wanted), ids
+            blank = _blank_row(contender, pair, config.threads, ids)
+            row = rows.get(blank.key) or rows.get(replace(blank, regions="").key)
+            if row is None or _lacks_tissues(row, pair):
+                if row is not None:
+                    del rows[row.key]
+                row = _measure(contender, pair, config, ids)
+                rows[row.key] = row
+                write_csv(
+                    config.output / ROWS_NAME, COLUMNS, [asdict(r) for r in rows.values()], overwrite=True
+                )
+                progress(f"{row.method}: {row.moving} to {row.fixed}: {describe(row)}")
+            wanted.append(row)
+    return tuple(wanted), ids
 
 
 def _lacks_tissues(row: Row, pair: LabelledPair) -> bool:
@@ -170,13 +199,13 @@ def _measure(contender: Contender, pair: LabelledPair, config: BenchmarkConfig, 
     _run([*launcher, *command], _environment(config.threads))
     found = json.loads(result.read_text(encoding="utf-8"))
     row = replace(
-        _blank_row(contender, pair, config.threads),
+        _blank_row(contender, pair, config.threads, ids),
         wall_s=found["wall_s"], cpu_s=found["cpu_s"], peak_mb=found["peak_mb"],
     )  # fmt: skip
     if found["code"] != 0:
         return replace(row, status=f"failed ({found['code']}): {_last_line(result.with_suffix('.log'))}")
     try:
-        row = replace(_score(row, pair, out, ids), **_stage_seconds(out))
+        row = replace(_score(row, pair, out, ids), **_said(out))
     except NeuroregError as error:
         return replace(row, status=f"unusable result: {error}")
     if not config.keep:
@@ -196,7 +225,8 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
         raise InternalError(f"the launcher of the benchmark ended with {process.returncode}")
 
 
-def _blank_row(contender: Contender, pair: LabelledPair, threads: int) -> Row:
+def _blank_row(contender: Contender, pair: LabelledPair, threads: int, ids: Sequence[int]) -> Row:
+    digest = hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:8]
     return Row(
         contender.name,
         contender.shown,
@@ -205,6 +235,7 @@ def _blank_row(contender: Contender, pair: LabelledPair, threads: int) -> Row:
         threads,
         "",
         weights=contender.weights(),
+        regions=f"{len(ids)} {digest}",
     )
 
 
@@ -221,7 +252,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 @torch.inference_mode()
 def _score(row: Row, pair: LabelledPair, out: Path, ids: Sequence[int]) -> Row:
-    """The row with Dice of the labels moved by what ``out`` holds, and the map's regularity inside the fixed labels."""
+    """The row with Dice and ASSD of the labels moved by what ``out`` holds, and how regular the map is inside them."""
     transform = read_result(out)
     fixed, moving = read_labels(pair.fixed_labels).volume, read_labels(pair.moving_labels).volume
     moved = resample(moving, transform, fixed.geometry)
@@ -234,12 +265,21 @@ def _score(row: Row, pair: LabelledPair, out: Path, ids: Sequence[int]) -> Row:
         row,
         status="ok",
         dice=mean_dice(fixed.data, moved.data, ids),
+        assd_mm=_mean_assd(fixed, moved, ids),
         dice_affine=affine,
         folded_percent=figures.folded_percent,
         ndv_percent=figures.ndv_percent,
         sd_log_jacobian=figures.sd_log_jacobian,
         **({} if pair.tissues is None else _tissue_figures(pair.tissues, transform)),
     )
+
+
+def _mean_assd(fixed: Volume, moved: Volume, ids: Sequence[int]) -> float | None:
+    """Mean ASSD (mm) of the regions that both maps have; None without any."""
+    spacing = fixed.geometry.spacing[::-1]
+    scores = region_scores(fixed.data[0], moved.data[0], spacing_mm=spacing, ids=ids)
+    found = [score.assd_mm for score in scores if score.assd_mm is not None]
+    return statistics.fmean(found) if found else None
 
 
 def _tissue_figures(tissues: tuple[Path, Path], transform: Transform) -> dict[str, Any]:
@@ -264,21 +304,29 @@ def read_result(out: Path) -> Transform:
     return Chain((read_transform(warp), affine)) if warp.exists() else affine
 
 
-def _stage_seconds(out: Path) -> dict[str, Any]:
-    """Seconds of the affine stage, and of the method's own stage with the refinement: of run.json or stages.json."""
+def _said(out: Path) -> dict[str, Any]:
+    """What the run says of itself in run.json, or stages.json of another program: its seconds, and its device.
+
+    The affine stage and the method's own stage with the refinement have columns of their own.
+    """
     if (out / "stages.json").exists():
-        stages = json.loads((out / "stages.json").read_text(encoding="utf-8"))
-        return {f"{name}_s": _number(stages.get(name)) for name in ("affine", "deformable")}
-    record = out / "run.json"
-    if not record.exists():
+        seconds, device = _seconds(json.loads((out / "stages.json").read_text(encoding="utf-8"))), "cpu"
+        own = [seconds["deformable"]] if "deformable" in seconds else []
+    elif (out / "run.json").exists():
+        record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        seconds, device = _seconds(record.get("seconds")), str(record.get("device", ""))
+        own = [seconds[name] for name in (*METHODS, "refine") if name != "affine" and name in seconds]
+    else:
         return {}
-    seconds: Mapping[str, float] = json.loads(record.read_text(encoding="utf-8")).get("seconds", {})
-    own = [seconds[name] for name in (*METHODS, "refine") if name != "affine" and name in seconds]
-    return {"affine_s": seconds.get("affine"), "deformable_s": sum(own) if own else None}
+    stages = json.dumps({name: round(value, 3) for name, value in seconds.items()})
+    deformable = sum(own) if own else None
+    return {"affine_s": seconds.get("affine"), "deformable_s": deformable, "stages": stages, "device": device}
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _seconds(said: object) -> dict[str, float]:
+    """The numbers of a table of stages."""
+    table = said if isinstance(said, dict) else {}
+    return {str(name): float(value) for name, value in table.items() if isinstance(value, int | float)}
 
 
 def _last_line(log: Path) -> str:

@@ -43,6 +43,14 @@ class Contender:
             words[at] = Path(words[at]).name
         return shlex.join(words)
 
+    @property
+    def told(self) -> str:
+        """What it runs, in words for a reader of the table."""
+        if self.arguments is not None:
+            return f"neuroreg register {self.shown}"
+        about = EXTERNAL[self.name].__doc__ or ""
+        return f"the other program by itself: {about.splitlines()[0].split('. ')[0].rstrip('.')}"
+
     def weights(self) -> str:
         """The beginning of the sha256 of the weights it runs with; "" without any, or when they cannot be found."""
         if self.arguments is None:
@@ -55,9 +63,36 @@ class Contender:
         return found.sha256[:_DIGITS]
 
 
-def parse_contender(text: str) -> Contender:
-    """A method of ours or another program by name, "METHOD@FILE", or "NAME=options of neuroreg register".
+def parse_contenders(names: str | None, lines: Sequence[str]) -> tuple[Contender, ...]:
+    """The lines of a table: ``names`` is a comma list of what needs no options, ``lines`` are taken whole, one by one.
 
+    So a comma within the options of a line never ends it. A line that is given twice counts once. Raises UsageError for
+    a list with options in it, for none at all, and for two lines of one name.
+    """
+    listed = [] if names is None else [name.strip() for name in names.split(",")]
+    if any("=" in name for name in listed):
+        raise UsageError(
+            "a list of methods holds names alone", remedy="give NAME='options' by --method, beside --methods"
+        )
+    if not all(listed):
+        raise UsageError(f"a name is missing in the list of methods {names!r}")
+    found = tuple(dict.fromkeys(parse_contender(text) for text in (*listed, *lines)))
+    if not found:
+        raise UsageError("no method to measure", remedy="give some, such as --methods affine,neuroreg,greedy")
+    called = [contender.name for contender in found]
+    twice = next((name for name in called if called.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"two lines of the table are called {twice!r}", remedy="give one another NAME='options'"
+        )
+    return found
+
+
+def parse_contender(text: str) -> Contender:
+    """Another program or a method of ours by name, "METHOD@FILE", or "NAME=options of neuroreg register".
+
+    ``greedy`` is the program by itself, with its own affine, as ``ants-syn`` is; ``syn`` is ANTs within ``neuroreg
+    register``, on our affine, and "NAME=--method greedy" is Greedy likewise.
     FILE is a weights file; its line is called by its name, or by its folder's where it is best.safetensors. Raises
     UsageError for an unknown name.
     """

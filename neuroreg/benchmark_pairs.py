@@ -1,7 +1,7 @@
 """The labelled pairs of a benchmark: from a manifest, or all those of a folder."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,19 +31,40 @@ class LabelledPair:
 def manifest_pairs(path: Path) -> tuple[LabelledPair, ...]:
     """Pairs from a CSV with the columns fixed, moving, fixed_labels, moving_labels; paths relative to the CSV.
 
-    Raises DataError naming the first missing column, NoInputError naming the first missing file.
+    A scan is called by its file's name, and where files of several folders have one name by its folder too.
+    Raises DataError naming the first missing column, or for no pair at all, NoInputError naming the first missing file.
     """
     columns = ("fixed", "moving", "fixed_labels", "moving_labels")
-    pairs = []
+    found = []
     for number, record in enumerate(read_csv(path), start=2):
         missing = [column for column in columns if not record.get(column)]
         if missing:
             raise DataError(
                 f"line {number}: no {missing[0]}", file=path, remedy=f"columns: {', '.join(columns)}"
             )
-        fixed, moving, fixed_labels, moving_labels = (check_input(path.parent / record[c]) for c in columns)
-        pairs.append(LabelledPair(_stem(fixed), _stem(moving), fixed, moving, fixed_labels, moving_labels))
-    return tuple(pairs)
+        found.append([check_input(path.parent / record[column]) for column in columns])
+    if not found:
+        raise DataError("the table names no pairs", file=path)
+    ids = _scan_ids({image for row in found for image in row[:2]})
+    return tuple(LabelledPair(ids[a], ids[b], a, b, of_a, of_b) for a, b, of_a, of_b in found)
+
+
+def _scan_ids(images: Set[Path]) -> dict[Path, str]:
+    """Of each file its name without suffixes, with as many folders before it as tell it from the others."""
+    words = {image: (*image.absolute().parts[1:-1], _stem(image)) for image in images}
+
+    def called(image: Path, depth: int) -> str:
+        return "-".join(words[image][-depth:])
+
+    ids = {}
+    for image in images:
+        alone = (
+            depth
+            for depth in range(1, len(words[image]) + 1)
+            if sum(called(other, depth) == called(image, depth) for other in images) == 1
+        )
+        ids[image] = called(image, next(alone, len(words[image])))
+    return ids
 
 
 def folder_pairs(folder: Path, split: str, *, tissues: bool = False) -> tuple[LabelledPair, ...]:

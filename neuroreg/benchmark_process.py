@@ -5,7 +5,8 @@
 Standard library only and on purpose a process of its own: Linux counts the memory of the process that starts a
 program into the program's peak, so a caller that has torch loaded would find its own size in every measurement.
 Writes the exit code, wall seconds, CPU seconds (user + system, children included) and peak memory of PROGRAM.
-Its output goes to RESULT.log.
+Its output goes to RESULT.log. When whoever started this process is gone, killed outright, PROGRAM is killed too: it
+would go on beside the next measurement otherwise.
 """
 
 import json
@@ -16,9 +17,12 @@ import sys
 import time
 from pathlib import Path
 
+_LOOK_S = 1.0
+
 
 def measure(program: list[str], log: Path, timeout_s: float) -> dict[str, float]:
     """Run ``program`` in a process group of its own; after ``timeout_s`` seconds the group is killed."""
+    caller = os.getppid()
     with log.open("wb") as stream:
         start = time.monotonic()
         process = subprocess.Popen(
@@ -28,9 +32,14 @@ def measure(program: list[str], log: Path, timeout_s: float) -> dict[str, float]
     def stop(number: int, frame: object) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
-    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+    def look(number: int, frame: object) -> None:
+        if os.getppid() != caller or time.monotonic() - start >= timeout_s:
+            stop(number, frame)
+
+    signal.signal(signal.SIGALRM, look)
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    signal.setitimer(signal.ITIMER_REAL, min(_LOOK_S, timeout_s), _LOOK_S)
     _, status, usage = os.wait4(process.pid, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from neuroreg.benchmark import BenchmarkConfig, Row, forget_failures, read_result, read_rows, run_benchmark
-from neuroreg.benchmark_contenders import Contender, parse_contender
+from neuroreg.benchmark_contenders import Contender, parse_contender, parse_contenders
 from neuroreg.benchmark_external import METHODS as EXTERNAL
 from neuroreg.benchmark_pairs import LabelledPair, common_ids, folder_pairs, manifest_pairs, with_fewer_slices
 from neuroreg.benchmark_summary import summarise, to_markdown
@@ -25,6 +25,7 @@ from neuroreg.cli import run
 from neuroreg.errors import DataError, NoInputError, UsageError
 from neuroreg.io.files import sha256
 from neuroreg.io.images import read_image
+from neuroreg.io.tables import read_csv, write_csv
 from neuroreg.transforms import resample
 
 SPACING = (2.5, 3.0, 2.75)
@@ -65,6 +66,23 @@ def test_a_stopped_launcher_stops_its_program(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.terminate()
     assert process.wait() == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+def test_a_caller_that_is_killed_outright_takes_its_program_with_it(tmp_path: Path) -> None:
+    note, result = tmp_path / "pid", tmp_path / "result.json"
+    code = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+    program = [sys.executable, "-S", "-c", code, str(note)]
+    launcher = [sys.executable, "-m", "neuroreg.benchmark_process", str(result), "60", "--", *program]
+    start = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    with subprocess.Popen([sys.executable, "-S", "-c", start, *launcher]) as caller:
+        while not note.exists() or not note.read_text():
+            time.sleep(0.05)
+        caller.kill()
+    deadline = time.monotonic() + 20
+    while not result.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.read_text()), 0)
 
@@ -113,6 +131,15 @@ def stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str
     return programs
 
 
+def box_assd(size: tuple[int, int, int], voxels: int) -> float:
+    """ASSD of a box (z, y, x) and the same box ``voxels`` further along x, from all distances of their surfaces."""
+    inside = np.argwhere(np.ones(size))
+    surface = inside[((inside == 0) | (inside == np.array(size) - 1)).any(axis=1)] * np.array(SPACING[::-1])
+    moved = surface + np.array([0, 0, voxels * SPACING[0]])
+    apart = np.linalg.norm(surface[:, None] - moved[None], axis=2)
+    return float(np.concatenate((apart.min(0), apart.min(1))).mean())
+
+
 def test_rows_of_three_programs(pair: LabelledPair, stubs: dict[str, list[str]], tmp_path: Path) -> None:
     contenders = (Contender("right", ("--set", "a=1")), Contender("broken", None), Contender("half", None))
     config = BenchmarkConfig((pair,), contenders, tmp_path / "out")
@@ -126,6 +153,9 @@ def test_rows_of_three_programs(pair: LabelledPair, stubs: dict[str, list[str]],
     assert half.dice_affine == half.dice  # this program leaves an affine alone
     assert half.gm_dice is None
     assert (half.deformable_s, half.affine_s) == (1.5, None)
+    assert (half.stage_seconds, half.device) == ({"deformable": 1.5}, "cpu")
+    assert right.assd_mm == 0
+    assert half.assd_mm == pytest.approx((box_assd((4, 5, 6), 1) + box_assd((3, 3, 3), 1)) / 2)
     assert broken.status == "failed (1): no licence, no result"
     assert broken.dice is None
     assert len(lines) == 3
@@ -146,8 +176,52 @@ def test_finished_rows_are_not_measured_again(
     rows, _ = run_benchmark(again)
     assert rows[0] == first[0]
     assert rows[1].status == "ok"
-    other, _ = run_benchmark(replace(config, threads=1))  # another measurement: its key differs
-    assert other[0].status.startswith("failed")
+    for other in (replace(config, threads=1), replace(config, ids=IDS[:1])):  # other measurements
+        assert run_benchmark(other)[0][0].status.startswith("failed")
+    assert run_benchmark(replace(config, ids=IDS[::-1]))[0] == first
+
+
+def test_rows_of_an_older_benchmark_are_kept_without_the_new_figures(
+    pair: LabelledPair, stubs: dict[str, list[str]], tmp_path: Path
+) -> None:
+    config = BenchmarkConfig((pair,), (Contender("half", None),), tmp_path / "out", ids=IDS)
+    (row,), _ = run_benchmark(config)
+    table = tmp_path / "out/rows.csv"
+    (cells,) = read_csv(table)
+    older = [name for name in cells if name not in ("assd_mm", "device", "stages", "regions")]
+    write_csv(table, older, [cells], overwrite=True)
+    stubs["half"] = stubs["broken"]
+    (kept,), _ = run_benchmark(config)
+    assert kept == replace(row, assd_mm=None, device="", stages="", regions="")
+    lines = summarise([kept])
+    assert (lines[0].assd_pairs, lines[0].assd_mm_mean, lines[0].stages) == (0, None, {})
+    assert "1 results are of an older benchmark" in to_markdown(lines, IDS, 2, None)
+    (mixed,) = summarise([kept, replace(row, fixed="g")])
+    assert (mixed.assd_pairs, mixed.assd_mm_mean) == (1, row.assd_mm)
+    with pytest.raises(DataError, match="the stages of half"):
+        _ = replace(row, stages="[1").stage_seconds
+
+
+def test_what_a_run_says_of_its_stages(
+    pair: LabelledPair, stubs: dict[str, list[str]], tmp_path: Path
+) -> None:
+    said = {
+        "device": "cuda:0",
+        "seconds": {"read": 1.0, "affine": 2.0, "neuroreg": 3.0, "refine": 0.5, "total": 7},
+    }
+    code = (
+        "import pathlib, shutil, sys; out = pathlib.Path(sys.argv[3]); out.mkdir(); "
+        "shutil.copy(sys.argv[1], out / 'affine.mat'); (out / 'run.json').write_text(sys.argv[2])"
+    )
+    stubs["right"] = [sys.executable, "-S", "-c", code, str(tmp_path / "right.mat"), json.dumps(said)]
+    config = BenchmarkConfig((pair,), (Contender("right", ()),), tmp_path / "out", ids=IDS)
+    (row,), _ = run_benchmark(config)
+    assert (row.stage_seconds, row.device) == (said["seconds"], "cuda:0")
+    assert (row.affine_s, row.deformable_s) == (2.0, 3.5)
+    assert read_rows(tmp_path / "out/rows.csv") == [row]
+    table = to_markdown(summarise([row]), IDS, 2, None)
+    assert "| method | read | affine | method | refine | total |" in table
+    assert "| right | 1.00 | 2.00 | 3.00 | 0.50 | 7.00 |" in table
 
 
 def test_other_weights_are_another_measurement(
@@ -207,10 +281,7 @@ def test_tissues_are_measured_when_asked_for(
     assert (row.csf_dice, row.csf_assd_mm) == (None, None)
     assert row.gm_dice == pytest.approx(5 / 6)
     assert row.wm_dice == pytest.approx(2 / 3)
-    # Of the 27 voxels of the small box all but the middle one are on the surface; its map lies one voxel further.
-    fixed = np.argwhere(np.ones((3, 3, 3)))[[k for k in range(27) if k != 13]] * np.array(SPACING[::-1])
-    apart = np.linalg.norm(fixed[:, None] - (fixed + np.array([0, 0, SPACING[0]]))[None], axis=2)
-    assert row.wm_assd_mm == pytest.approx(np.concatenate((apart.min(0), apart.min(1))).mean())
+    assert row.wm_assd_mm == pytest.approx(box_assd((3, 3, 3), 1))
     assert run_benchmark(asked)[0] == (row,)
     assert read_rows(tmp_path / "out/rows.csv") == [row]
 
@@ -240,7 +311,34 @@ def test_the_command_writes_the_table(
     assert record["methods"][0]["dice_difference"] == pytest.approx(1 - 0.75)
     assert record["ids"] == list(IDS)
     assert "| right | 1 | 0 | 1.0000 ±  |" in (out / "summary.md").read_text()
+    assert "- `half`: neuroreg register --refine 3" in (out / "summary.md").read_text()
+    assert (out / "dice_seconds.svg").stat().st_size > 10_000
+    assert (out / "dice_seconds.png").read_bytes().startswith(b"\x89PNG")
     assert run(["benchmark", "-o", str(out), *options]) == 2
+    assert run(["benchmark", str(manifest), "--manifest", str(manifest), *options]) == 2
+    assert run(["benchmark", str(manifest)]) == 2
+    assert run(["benchmark", str(manifest), *options, "--reference", "other"]) == 2
+
+
+def test_the_command_by_position_goes_to_a_folder_named_after_the_data(
+    pair: LabelledPair,
+    stubs: dict[str, list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "my pairs.csv").write_text(
+        "fixed,moving,fixed_labels,moving_labels\nf.nii.gz,m.nii.gz,f.nii.gz,m.nii.gz\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    stubs["affine"], stubs["greedy"] = stubs["right"], stubs["half"]
+    assert run(["benchmark", "my pairs.csv", "--methods", "affine, greedy", "-m", "half=--a 1,2"]) == 0
+    assert "| greedy | 1 | 0 | 0.7500 ±  |" in capsys.readouterr().out
+    assert [row.method for row in read_rows(tmp_path / "benchmark-my pairs/rows.csv")] == [
+        "affine",
+        "greedy",
+        "half",
+    ]
 
 
 def test_contenders_by_name_and_by_options() -> None:
@@ -259,6 +357,23 @@ def test_contenders_by_name_and_by_options() -> None:
     command = parse_contender("gaussnewton").command(Path("f"), Path("m"), Path("o"), 2)
     assert command[1:6] == ["-m", "neuroreg", "register", "f", "m"]
     assert "benchmark_external" in parse_contender("ants-syn").command(Path("f"), Path("m"), Path("o"), 2)[2]
+
+
+def test_a_list_of_methods_and_lines_with_options() -> None:
+    found = parse_contenders("affine, greedy,syn", ["fine=--set plan=[[16,1],[8,2]]", "affine"])
+    assert [each.name for each in found] == ["affine", "greedy", "syn", "fine"]
+    assert found[3].arguments == ("--set", "plan=[[16,1],[8,2]]")
+    assert (found[1].arguments, found[2].arguments) == (None, ("--method", "syn"))
+    assert found[1].told.startswith("the other program by itself: Greedy, affine then deformable")
+    assert found[2].told == "neuroreg register --method syn"
+    for names, lines, said in (
+        ("affine,fine=--set a=1,2", [], "names alone"),
+        ("affine,,syn", [], "missing"),
+        (None, [], "no method"),
+        ("affine", ["affine=--dof 6"], "two lines of the table are called 'affine'"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            parse_contenders(names, lines)
 
 
 def scans(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
@@ -313,7 +428,21 @@ def test_manifests_are_checked(pair: LabelledPair, tmp_path: Path) -> None:
     manifest.write_text("fixed,moving,fixed_labels,moving_labels\nf.nii.gz,gone.nii.gz,f.nii.gz,m.nii.gz\n")
     with pytest.raises(NoInputError):
         manifest_pairs(manifest)
+    manifest.write_text("fixed,moving,fixed_labels,moving_labels\n")
+    with pytest.raises(DataError, match="no pairs"):
+        manifest_pairs(manifest)
     assert common_ids((pair,)) == IDS
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(pair: LabelledPair, tmp_path: Path) -> None:
+    rows = ["fixed,moving,fixed_labels,moving_labels"]
+    for scan in ("s1/anat", "s2/anat", "s1/again"):
+        (tmp_path / scan).mkdir(parents=True)
+        shutil.copy(pair.fixed, tmp_path / scan / "T1w.nii.gz")
+        rows.append(f"f.nii.gz,{scan}/T1w.nii.gz,f.nii.gz,m.nii.gz")
+    (tmp_path / "pairs.csv").write_text("\n".join([*rows, rows[1]]))
+    found = [(each.fixed_id, each.moving_id) for each in manifest_pairs(tmp_path / "pairs.csv")]
+    assert found == [("f", "s1-anat-T1w"), ("f", "s2-anat-T1w"), ("f", "again-T1w"), ("f", "s1-anat-T1w")]
 
 
 def test_the_summary_by_hand() -> None:
@@ -347,6 +476,9 @@ def test_the_summary_by_hand() -> None:
     assert ours.cpu_saving == 2.0
     assert ours.peak_mb == 105.0
     assert base.folded_percent_mean is None
+    # Ranked 10, 11, ..., 15: a quarter of the way from the first to the last is 11.25.
+    assert base.wall_quartiles == pytest.approx((11.25, 12.5, 13.75))
+    assert base.dice_quartiles == pytest.approx((0.5125, 0.525, 0.5375))
     table = to_markdown((base, ours), IDS, 2, "base")
     assert table.splitlines()[3].startswith("| ours | 7 | 1 | 0.5285 ± 0.")
     assert "2 regions" in table

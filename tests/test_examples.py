@@ -6,19 +6,27 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pipeline_phantoms as phantoms
 import pytest
+import torch
 import yaml
 from training_phantoms import recipe as toy_recipe
 from training_phantoms import save_pack, toy_set
 
 from neuroreg.checkpoints import read_metadata
 from neuroreg.cli import run
-from neuroreg.io.tables import read_groups
+from neuroreg.io.images import write_image
+from neuroreg.io.tables import read_csv, read_groups
+from neuroreg.io.transforms import write_transform
+from neuroreg.pipeline import template as templates
 from neuroreg.pipeline.evaluate import parse_ids
 from neuroreg.training.run import build
+from neuroreg.transforms import Affine, DisplacementField, resample
+from neuroreg.volume import Geometry
 
 ROOT = Path(__file__).parents[1]
 
@@ -207,3 +215,83 @@ def test_the_groups_of_the_example_are_mirrored_and_tissues_part() -> None:
     known = set().union(*groups.values())
     asked = set(parse_ids(str(ROOT / "examples" / "oasis-138-ids.txt")))
     assert asked - known == {42, 43, 63, 64, 69}  # rims, vessels and the optic chiasm belong to nothing here
+
+
+SCALES = {"a1": 1.0, "a2": 1.02, "b1": 0.9, "b2": 0.9}
+"""Two people scanned twice; each scan is the template so many times as large, about the world's origin"""
+
+
+def about_origin(scale: float) -> Affine:
+    return Affine(torch.diag(torch.tensor([scale, scale, scale, 1.0], dtype=torch.float64)))
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> templates.Template:
+    """Scans of SCALES in t1/, seg/ and splits.csv, made of a coarse template, which the examples then load."""
+    fine = templates.load_template()
+    image, labels, mask = (
+        replace(volume, data=volume.data[:, ::4, ::4, ::4].contiguous(), geometry=volume.geometry.level(2))
+        for volume in (fine.image, fine.labels, fine.mask)
+    )
+    coarse = templates.Template(image, labels, mask, fine.names)
+    monkeypatch.setattr(templates, "load_template", lambda: coarse)
+    for name in ("t1", "seg"):
+        (tmp_path / name).mkdir()
+    for scan, scale in SCALES.items():
+        grid = Geometry((23, 25, 22), (7.0, 7.5, 8.0), (-77.0, -90.0, -84.0))
+        for name, volume in (("t1", coarse.image), ("seg", coarse.labels)):
+            moved = resample(volume, about_origin(1 / scale), grid)
+            write_image(moved, tmp_path / name / f"{scan}.nii.gz")
+    rows = "".join(f"{scan},retest,{scan[0]}\n" for scan in SCALES)
+    (tmp_path / "splits.csv").write_text(f"id,split,person\n{rows}")
+    return coarse
+
+
+def leave_maps(command: list[str], template: templates.Template) -> None:
+    """What a registration would: the true map, and an inverse that also swells person a to one side, b to the other."""
+    scan, folder = Path(command[4]).name.split(".")[0], Path(command[command.index("-o") + 1])
+    folder.mkdir()
+    write_transform(about_origin(1 / SCALES[scan]), folder / "transform.h5")
+    points = template.image.geometry.points()
+    slope = 0.004 if scan[0] == "a" else -0.004  # of the determinant along x, per mm
+    end = SCALES[scan] * points
+    end[..., 0] += SCALES[scan] * slope * points[..., 0] ** 2 / 2
+    u = (end - points).movedim(-1, 0).to(torch.float32)
+    write_transform(DisplacementField(u, template.image.geometry), folder / "inverse.h5")
+
+
+def test_two_scans_of_a_person_are_compared_once_each(
+    cohort: templates.Template, tmp_path: Path, example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def register(command: list[str], **options: object) -> None:
+        started.append(Path(command[4]).name)
+        leave_maps(command, cohort)
+
+    monkeypatch.setattr(subprocess, "run", register)
+    asked = ("retest.py", tmp_path, ".", "out", "--method", "toy=--method affine")
+    example(*asked)
+    assert started == [f"{scan}.nii.gz" for scan in SCALES]
+    page = (tmp_path / "out/RETEST.md").read_text()
+    volumes, jacobians = (line.split(" | ") for line in page.splitlines() if line.startswith("| `toy`"))
+    manual = next(line for line in page.splitlines() if line.startswith("| manual labels")).split(" | ")
+    assert volumes[1] == "1.000"  # Dice: the true map
+    assert volumes[2:8] == manual[2:8]
+    assert volumes[8:] == ["1.00 |"]
+    same, other, apart = map(float, jacobians[1:4])
+    assert same == 1
+    assert other < -0.9
+    assert apart == pytest.approx(
+        3 * np.log(1.02) / 2, abs=5e-4
+    )  # of two people one has scans of unlike size
+    rows = [row for row in read_csv(tmp_path / "out/regions.csv") if row["method"] == "toy"]
+    assert {row["dice"] for row in rows} == {"1.0"}
+    biggest = max(rows, key=lambda row: float(row["volume_mm3"]))
+    size = float(biggest["volume_mm3"]) / 8**3 / np.mean([scale**3 for scale in SCALES.values()])
+    assert size == pytest.approx(int((cohort.labels.data == int(biggest["id"])).sum()), rel=0.1)
+    example(*asked)
+    assert len(started) == 4
+    assert (tmp_path / "out/RETEST.md").read_text() == page
+    example(*asked[:-1], "toy=--method affine --dof 6")
+    assert len(started) == 8

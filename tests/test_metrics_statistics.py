@@ -1,4 +1,4 @@
-"""Paired tests, effect sizes and intervals: small samples by hand, intervals by SciPy."""
+"""Paired tests, effect sizes and intervals: small samples by hand, intervals by SciPy. Agreement: a published table."""
 
 import math
 
@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from neuroreg.metrics.statistics import cohen_dz, compare, describe, holm, paired_tests, rank_biserial
+from neuroreg.metrics.statistics import (
+    agreement,
+    cohen_dz,
+    compare,
+    describe,
+    holm,
+    intraclass_correlation,
+    paired_tests,
+    rank_biserial,
+)
 
 
 def test_holm_by_hand() -> None:
@@ -71,3 +80,39 @@ def test_intervals_repeat_and_leave_gaps_out() -> None:
     assert (single.count, single.mean, single.sd, single.low) == (1, 7.0, None, None)
     assert (same.low, same.high, same.sd) == (5.0, 5.0, 0.0)
     assert (none.count, none.mean, none.median, none.high) == (0, None, None, None)
+
+
+SHROUT_FLEISS = np.array(
+    [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+)
+"""Table 2 of Shrout and Fleiss 1979: six targets, four judges"""
+
+
+def test_the_intraclass_correlation_of_the_published_table() -> None:
+    # Their table 3: mean squares 11.24 (targets), 32.49 (judges), 1.02 (residual); table 4: ICC(2,1) = .29
+    found = float(intraclass_correlation(SHROUT_FLEISS))
+    assert found == pytest.approx(0.29, abs=0.005)
+    assert found == pytest.approx((11.24 - 1.02) / (11.24 + 3 * 1.02 + 4 * (32.49 - 1.02) / 6), abs=5e-4)
+
+
+def test_a_shift_counts_against_absolute_agreement() -> None:
+    first = np.array([1.0, 2.0, 4.0])
+    same, shifted = np.stack((first, first), axis=1), np.stack((first, first + 1), axis=1)
+    # Subjects vary by 7/3 around their mean; a shift of 1 adds half its square to the expected variance of a reading.
+    assert intraclass_correlation(np.stack((same, shifted))) == pytest.approx(
+        [1.0, (7 / 3) / (7 / 3 + 1 / 2)]
+    )
+    assert np.isnan(intraclass_correlation(np.full((3, 2), 0.1)))
+    for few in (same[:1], same[:, :1], first):
+        with pytest.raises(ValueError, match="two subjects measured twice"):
+            intraclass_correlation(few)
+
+
+def test_agreement_of_two_measurements_by_hand() -> None:
+    found = agreement(np.array([[95.0, 210.0], [0.0, 0.0]]), np.array([[105.0, 190.0], [0.0, 0.0]]))
+    assert found.difference_percent[0] == pytest.approx(10.0)  # 10 of 100 and 20 of 200
+    assert found.within_cv_percent[0] == pytest.approx(10 / 2**0.5)
+    assert found.between_cv_percent[0] == pytest.approx(100 * (100 / 2**0.5) / 150)
+    assert np.isnan([found.icc[1], found.difference_percent[1], found.between_cv_percent[1]]).all()
+    with pytest.raises(ValueError, match="differ in shape"):
+        agreement(np.ones(2), np.ones(3))

@@ -17,6 +17,10 @@ METRICS: dict[str, Entry] = {
         "neuroreg.metrics.deformation:inverse_consistency_mm",
         "mean distance of inverse(forward(p)) from p, mm",
     ),
+    "icc": Entry(
+        "neuroreg.metrics.statistics:intraclass_correlation",
+        "agreement of repeated measurements, ICC(2,1), at most 1",
+    ),
     "ncc": Entry("neuroreg.metrics.image:correlation", "Pearson correlation of intensities, -1..1"),
     "nmi": Entry(
         "neuroreg.metrics.image:normalised_mutual_information", "normalised mutual information, 1..2"

@@ -1,4 +1,4 @@
-"""What figures of several cases say: their spread, and whether one method is better than another.
+"""What figures of several cases say: their spread, whether one method is better, whether a repetition agrees.
 
 **Interval.** The cases are drawn with replacement, as many as there are, DRAWS times; the interval of the mean is from
 the 2.5th to the 97.5th percentile of the means of the draws (Efron's percentile interval). Cases are drawn whole: every
@@ -11,6 +11,7 @@ of the d that are not 0 are ranked; (sum of the ranks of d > 0 - sum of those of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from scipy.stats import rankdata, wilcoxon
 DRAWS = 10_000
 _LEVEL = 0.95
 _MOST_WEIGHTS = 4_000_000  # of draws x cases held at once: 32 MB
+
+Figures = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -163,3 +166,58 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         highest = max(highest, min(1.0, p_values[name] * (len(p_values) - k)))
         corrected[name] = highest
     return corrected
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well two measurements of the same subjects agree, and how much the subjects differ. NaN where undefined."""
+
+    icc: Figures
+    """``intraclass_correlation``: 1 when they agree; below that for differences and for a bias of one measurement"""
+    difference_percent: Figures
+    """mean over the subjects of 100 |a - b| / their mean"""
+    within_cv_percent: Figures
+    """within-subject coefficient of variation: root mean square over the subjects of SD / mean of the two"""
+    between_cv_percent: Figures
+    """SD of the subjects' means / their mean: what agreement is worth nothing without"""
+
+
+def agreement(first: Figures, second: Figures) -> Agreement:
+    """Two measurements (..., n) of n subjects, of a quantity above 0 such as a volume; each figure is (...).
+
+    Raises ValueError when the shapes differ or there are fewer than two subjects.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"the measurements differ in shape: {first.shape} and {second.shape}")
+    icc = intraclass_correlation(np.stack((first, second), axis=-1))
+    means, apart = (first + second) / 2, np.abs(first - second)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = apart / means
+        return Agreement(
+            icc=icc,
+            difference_percent=100 * relative.mean(axis=-1),
+            within_cv_percent=100 * np.sqrt((relative**2 / 2).mean(axis=-1)),  # SD of two is |a - b| / sqrt 2
+            between_cv_percent=100 * means.std(axis=-1, ddof=1) / means.mean(axis=-1),
+        )
+
+
+def intraclass_correlation(ratings: Figures) -> Figures:
+    """ICC(2,1) of ratings (..., n, k), n subjects measured k times: (...), at most 1; NaN when all ratings are equal.
+
+    Two-way random effects, absolute agreement, single measurement: a shift of one of the k columns counts against it.
+    Shrout and Fleiss, Intraclass correlations: uses in assessing rater reliability, Psychol. Bull. 86, 1979.
+    Raises ValueError for fewer than two subjects or measurements.
+    """
+    ratings = np.asarray(ratings, dtype=np.float64)
+    n, k = ratings.shape[-2:] if ratings.ndim > 1 else (0, 0)
+    if n < 2 or k < 2:
+        raise ValueError(f"agreement needs two subjects measured twice at least, got {n} measured {k} times")
+    whole = ratings.mean(axis=(-2, -1), keepdims=True)
+    subjects, columns = ratings.mean(axis=-1, keepdims=True), ratings.mean(axis=-2, keepdims=True)
+    between = k * ((subjects - whole) ** 2).sum(axis=(-2, -1)) / (n - 1)
+    shift = n * ((columns - whole) ** 2).sum(axis=(-2, -1)) / (k - 1)
+    error = ((ratings - subjects - columns + whole) ** 2).sum(axis=(-2, -1)) / ((n - 1) * (k - 1))
+    varies = np.ptp(ratings, axis=(-2, -1)) > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Figures = (between - error) / (between + (k - 1) * error + k * (shift - error) / n)
+    return np.where(varies, found, np.nan)
