@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from neuroreg.errors import DataError
 from neuroreg.io.files import atomic_write
@@ -127,7 +126,7 @@ def _render(template: str, context: Mapping[str, object]) -> str:
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    inside = {"script": Markup(script), "style": Markup(style), "script_digest": digest}
+    inside = {"script": script, "style": style, "script_digest": digest}
     return environment().get_template(template).render({**context, **inside})
 
 
