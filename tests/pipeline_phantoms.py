@@ -5,11 +5,13 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
 import torch
 from torch import Tensor
 
 from neuroreg.io.images import write_image
 from neuroreg.methods.base import MethodConfig, Prediction
+from neuroreg.pipeline import quality
 from neuroreg.volume import Geometry, Volume
 
 SHIFT_MM = (4.0, -3.0, 2.0)
@@ -139,3 +141,9 @@ class NotANumberToy(Toy):
         """A field without values."""
         found = super().predict(fixed, moving, start)
         return Prediction(found.displacement * math.nan, affine=found.affine, level=1)
+
+
+def leave_sides_unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No question about left and right: a phantom has no answer, and two affine alignments a run take the time."""
+    names = ("sides_fixed", "sides_moving")
+    monkeypatch.setattr(quality, "_sides", lambda *given, **options: (dict.fromkeys(names), ()))

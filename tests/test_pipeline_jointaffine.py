@@ -25,6 +25,7 @@ OPTIONS = {"widths": [4, 4, 4, 4], "decoder_widths": [4, 4, 4], "regions": [2, 3
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    phantoms.leave_sides_unjudged(monkeypatch)
     monkeypatch.setitem(METHODS, "toy", Entry("pipeline_phantoms:Toy", "for tests"))
 
 

@@ -38,6 +38,7 @@ STANDARD = [
 
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    phantoms.leave_sides_unjudged(monkeypatch)
     for name in ("Toy", "OutOfMemoryToy", "BrokenToy", "NotANumberToy"):
         monkeypatch.setitem(METHODS, name.lower(), Entry(f"pipeline_phantoms:{name}", "for tests"))
 

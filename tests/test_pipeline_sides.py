@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from neuroreg import field
-from neuroreg.errors import DataError
+from neuroreg.errors import DataError, UnavailableError
 from neuroreg.methods.affine import AffineMethod
 from neuroreg.nn.sides import asymmetry
+from neuroreg.pipeline import quality
 from neuroreg.pipeline.sides import load_sides, sides_score
 from neuroreg.pipeline.template import load_template
+from neuroreg.preprocess.conform import conform
 
 ALIGNER = AffineMethod(AffineMethod.Config())
 
@@ -50,3 +52,15 @@ def test_what_is_no_brain_has_no_score() -> None:
 def test_other_weights_are_refused() -> None:
     with pytest.raises(DataError, match="left from right"):
         load_sides("template-ixi2mm")
+
+
+def test_without_its_weights_left_and_right_are_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise UnavailableError("the weights are not on this machine")
+
+    monkeypatch.setattr(quality, "load_sides", missing)
+    image = load_template().image
+    pair = conform(image, image, spacing_mm=8.0, divisor=8)
+    figures, doubts = quality._sides(pair, lambda: ALIGNER, whole_head=False)
+    assert figures == {"sides_fixed": None, "sides_moving": None}
+    assert ["left and right could not be checked" in doubt for doubt in doubts] == [True]

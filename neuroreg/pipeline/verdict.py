@@ -62,7 +62,7 @@ RULES: tuple[Rule, ...] = (
         on="deformed brains",
     ),
     Rule(
-        "lncc_worst", 0.25, 0.1,
+        "lncc_worst", 0.15, 0.05,
         "one region is not alike at the end (local correlation {value:.2f}, good ones have more than {limit:g}); the "
         "report shows it first",
         on="deformed brains",
