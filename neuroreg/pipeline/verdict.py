@@ -90,7 +90,7 @@ RULES: tuple[Rule, ...] = (
         on="deformed brains",
     ),
     Rule(
-        "residual_max_mm", 18.0, 30.0,
+        "residual_max_mm", 26.0, 40.0,
         "the deformation moves points very far ({value:.0f} mm, good ones less than {limit:g})",
         on="deformed brains",
     ),
