@@ -71,8 +71,10 @@ def check(data: PackedSet, sides: Sides, split: str) -> dict[str, object]:
     mirrored = [sides_score(image.flip(-1), sides, ALIGNER) for image in images]
     known = [score for score in plain if score is not None]
     turned = [score for score in mirrored if score is not None]
-    return {
-        f"{split}_found": f"{len(known)} and {len(turned)} of {len(data)}",
+    found: dict[str, object] = {f"{split}_found": f"{len(known)} and {len(turned)} of {len(data)}"}
+    if not known or not turned:
+        return found
+    return found | {
         f"{split}_mean": round(statistics.fmean(known), 3),
         f"{split}_lowest": round(min(known), 3),
         f"{split}_mirrored_highest": round(max(turned), 3),

@@ -191,6 +191,17 @@ def test_affines_of_a_folder_are_measured_once_each_and_summed_up(tmp_path: Path
     assert "1 pairs" in again[0]
 
 
+@pytest.mark.slow
+def test_left_and_right_are_learned_and_put_into_the_manifest(trained: Path, example: Example) -> None:
+    said = example(
+        "train_sides.py", trained, "nowhere", "--packed", "train.npz", "--varied", "0", "--check", "val.npz"
+    )
+    record = json.loads((trained / "weights/manifest.json").read_text())["models"][-1]
+    assert (record["name"], record["kind"]) == ("sides-ixi2mm", "sides")
+    assert record["numbers"]["val_found"].endswith("of 2")
+    assert "sides-ixi2mm.safetensors" in said
+
+
 def test_the_groups_of_the_example_are_mirrored_and_tissues_part() -> None:
     groups = {
         name: set(labels) for name, labels in read_groups(ROOT / "examples" / "muse-groups.csv").items()
