@@ -42,11 +42,15 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
     ("mask_overlap", Kind(-1, 0.01)),
     ("affine_scale_min", Kind(-1, 0.01)),
     ("affine_scale_max", Kind(1, 0.01)),
-    ("affine_shear", Kind(1, 0.01)),
+    ("affine_shear", Kind(1, 0.5)),
+    ("affine_determinant", Kind(0, 0.02)),
+    ("sides", Kind(-1, 0.1)),
+    ("contrast", Kind(-1, 0.01)),
     ("affine_rotation", Kind(0, 0.5)),
 )
 """By the beginning of a figure's name. Grains: 0.01 of a correlation, an overlap or a scale, 0.05 % of the brain,
-0.05 mm of consistency, 0.25 mm of a displacement, half a degree."""
+0.05 mm of consistency, 0.25 mm of a displacement, half a degree, 0.1 of
+the score of left and right."""
 
 _UNKNOWN = Kind(0, 0.0)
 

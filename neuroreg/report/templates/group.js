@@ -26,7 +26,7 @@
     { key: "id", label: "Case", get: (item) => item.id, show: caseCell, first: 1, always: true },
     { key: "verdict", label: "Verdict", get: (item) => item.verdict, show: verdictCell, first: 1, always: true },
     { key: "z", label: "Stands out in", get: (item) => (item.z === null ? null : Math.abs(item.z)), show: standingCell, first: -1, always: true },
-    { key: "reasons", label: "Reasons", get: (item) => reasonsOf(item) || null, show: textCell("reasons"), first: 1, shown: data.reasons.length > 0 },
+    { key: "reasons", label: "Reasons", get: (item) => reasonsOf(item) || null, show: reasonsCell, first: 1, shown: data.reasons.length > 0 },
     ...figures.map((figure, k) => ({
       key: figure.name, label: figure.label, get: (item) => item.values[k], show: figureCell(k), first: figure.bad < 0 ? 1 : -1,
       shown: figure.main, number: true, figure: k,
@@ -72,6 +72,14 @@
     };
   }
   function secondsCell(item) { return make("td", { className: "number", textContent: write(item.seconds) }); }
+  function reasonsCell(item) {
+    const reasons = item.reasons.map((k) => data.reasons[k]);
+    const cell = make("td", { className: "reasons" }, reasons.slice(0, 2).join("; "));
+    if (reasons.length > 2) {
+      cell.append(make("details", {}, make("summary", {}, `and ${reasons.length - 2} more`), reasons.slice(2).join("; ")));
+    }
+    return cell;
+  }
   function textCell(className) {
     return (item, column) => make("td", { className, textContent: column.get(item) || "" });
   }
