@@ -1,6 +1,6 @@
 """Measure the quality figures on registrations that went well and on ones spoilt on purpose.
 
-    python examples/calibrate_qc.py ../shared/data/ixi --split val OUT      # OUT/val.csv, one row per registration
+    python examples/calibrate_qc.py ../shared/data/ixi --split val OUT    # OUT/val-neuroreg.csv
     python examples/calibrate_qc.py ../shared/data/ixi --split test OUT --page examples/QC.md
 
 Planted failures: a wrong start (an affine turned by 25 to 40 degrees and shifted by 20 to 40 mm), a moving image whose
@@ -33,7 +33,7 @@ from neuroreg.pipeline.engine import load_engine
 from neuroreg.pipeline.inputs import read_inputs
 from neuroreg.pipeline.record import Clock, silent
 from neuroreg.pipeline.register import assess
-from neuroreg.pipeline.verdict import RULES, On, verdict
+from neuroreg.pipeline.verdict import RULES, Kind, verdict
 from neuroreg.preprocess.brain import close_and_fill
 from neuroreg.preprocess.synthesis import recontrast
 from neuroreg.transforms import Affine, resample
@@ -277,7 +277,7 @@ def judged(row: Mapping[str, str]) -> str:
     if row["status"] != "ok":
         return "refused"
     figures = {k: float(v) if v else None for k, v in row.items() if k not in OWN}
-    kind: On = "all" if row["doubts"] else "brains" if row["method"] == "affine" else "deformed brains"
+    kind: Kind = "brains" if row["method"] == "affine" else "deformed brains"
     return verdict(figures, [row["doubts"]] if row["doubts"] else [], kind=kind).verdict
 
 

@@ -12,7 +12,7 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -109,6 +109,14 @@ def prepare_folder(folder: Path) -> Path:
         raise CannotCreateError(f"cannot create the folder: {what}", file=folder) from error
     _check_writable(folder)
     return folder
+
+
+def check_not_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raises UsageError when an output is one of the inputs, by whatever name."""
+    targets = {path.resolve() for path in outputs}
+    for path in inputs:
+        if path.resolve() in targets:
+            raise UsageError("the output would overwrite an input", file=path, remedy="choose another output")
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> Path:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from neuroreg.errors import DataError, UsageError
-from neuroreg.io.files import check_output
+from neuroreg.io.files import check_not_inputs, check_output
 from neuroreg.io.images import ImageFile, check_frame, check_same_grid, read_labels
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
@@ -83,6 +83,11 @@ class EvaluateConfig(EvaluateOptions):
     moving_landmarks: Path | None = None
     """the same points in the moving image itself; needs ``transform``"""
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every input file."""
+        return tuple(value for name, value in self if isinstance(value, Path) and name != "csv")
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -140,6 +145,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     check_config(config)
     if config.csv is not None:
+        check_not_inputs([config.csv], config.paths)
         check_output(config.csv, overwrite=config.overwrite)
     names = {} if config.label_names is None else read_label_names(config.label_names)
     groups = {} if config.groups is None else read_groups(config.groups)

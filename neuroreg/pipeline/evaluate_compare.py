@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroreg.errors import DataError, UsageError
+from neuroreg.io.files import check_not_inputs
 from neuroreg.io.tables import write_csv
 from neuroreg.metrics.segmentation import FIGURES
 from neuroreg.metrics.statistics import compare
@@ -97,8 +98,11 @@ def compare_tables(
     """Test every method of the tables against the first, and write COLUMNS to ``csv``.
 
     A region counts in the mean of a pair only where all methods have its figure, so that all means are over the same
-    regions. Raises DataError with fewer than two common pairs, UsageError with fewer than two methods.
+    regions. Raises DataError with fewer than two common pairs, UsageError with fewer than two methods or when
+    ``csv`` is one of ``paths``.
     """
+    if csv is not None:
+        check_not_inputs([csv], paths)
     scores = common_cases(read_scores(paths))
     _check_figures(scores, figures)
     notes = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from neuroreg.errors import NeuroregError, UsageError
-from neuroreg.io.files import check_input, check_output, output_lock, prepare_folder
+from neuroreg.io.files import check_input, check_not_inputs, check_output, output_lock, prepare_folder
 from neuroreg.io.tables import Cell, read_groups, read_label_names, read_lines, write_csv
 from neuroreg.metrics.deformation import DeformationFigures
 from neuroreg.metrics.segmentation import FIGURES
@@ -114,9 +114,13 @@ def evaluate_table(
     for path, read in ((config.options.label_names, read_label_names), (config.options.groups, read_groups)):
         if path is not None:
             read(path)
+    outputs = [config.output / name for name in (ROIS_NAME, PAIRS_NAME, *config.also)]
+    given = (path for _, _, pair in rows for path in pair.paths)
+    named = (path for path in (config.options.label_names, config.options.groups) if path is not None)
+    check_not_inputs(outputs, (config.pairs, *named, *given))
     prepare_folder(config.output)
-    for name in (ROIS_NAME, PAIRS_NAME, *config.also):
-        check_output(config.output / name, overwrite=config.options.overwrite)
+    for path in outputs:
+        check_output(path, overwrite=config.options.overwrite)
     cases = []
     with output_lock(config.output):
         for number, (name, method, pair) in enumerate(rows, start=1):

@@ -63,7 +63,7 @@ class Recorded(BaseModel):
             found = self.qc.get("verdict")
             return found if found in ("pass", "look", "fail") else None
         passed = (self.quality or {}).get("passed")
-        return None if passed is None else "pass" if passed is True else "fail"
+        return None if passed is None else "pass" if passed is True else "look"
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -134,7 +134,8 @@ class FinishedRun:
     @property
     def exact(self) -> Transform:
         """The map as found, of transform.h5 (affine.mat for an affine). Raises DataError when the run left none."""
-        path = self.output("affine.mat" if self.linear else "transform.h5")
+        names = ("affine.mat", "transform.h5") if self.linear else ("transform.h5",)
+        path = next((path for path in map(self.output, names) if path is not None), None)
         if path is None:
             raise DataError(
                 "the run left no exact transform",
@@ -154,7 +155,7 @@ class FinishedRun:
         written = self.output(names[role]) if role in names else None
         if written is not None:
             reader = read_labels if role == "moving_labels" else read_image
-            return reader(written).volume
+            return reader(written, max_voxels=self.recorded.config.max_voxels).volume
         if self.transform is None:
             return None
         image = self.image(role)
@@ -168,7 +169,7 @@ class FinishedRun:
             return Volume(torch.full((1, *grid.shape), value), grid)
         written = self.output("jacobian.nii.gz")
         if written is not None:
-            return read_image(written).volume
+            return read_image(written, max_voxels=self.recorded.config.max_voxels).volume
         if transform is None:
             return None
         ready = isinstance(transform, DisplacementField) and transform.geometry.same_grid(grid)

@@ -92,11 +92,7 @@ def check_output_folder(config: RegisterConfig) -> None:
         files.check_input(path)
     files.check_name(folder)
     targets = {(folder / name).resolve() for name in names.values()} | {folder.resolve()}
-    for path in inputs.values():
-        if path.resolve() in targets:
-            raise UsageError(
-                "the output would overwrite an input", file=path, remedy="choose another output folder"
-            )
+    files.check_not_inputs(targets, inputs.values())
     if folder.exists() and not folder.is_dir():
         raise CannotCreateError(
             "the output folder is a file", file=folder, remedy="give the name of a folder"

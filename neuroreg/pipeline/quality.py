@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuroreg import field
-from neuroreg.errors import UnavailableError, UsageError
+from neuroreg.errors import DataError, UnavailableError, UsageError
 from neuroreg.losses.similarity import lncc_map
 from neuroreg.metrics import deformation
 from neuroreg.metrics.image import correlation
@@ -18,7 +18,7 @@ from neuroreg.pipeline.align import Alignment
 from neuroreg.pipeline.engine import Aligner
 from neuroreg.pipeline.record import Quality
 from neuroreg.pipeline.sides import load_sides, sides_score
-from neuroreg.pipeline.verdict import On, verdict
+from neuroreg.pipeline.verdict import Kind, verdict
 from neuroreg.preprocess.conform import Conformed
 from neuroreg.transforms import Affine, Transform, world_to_index
 from neuroreg.volume import Geometry, Volume
@@ -54,12 +54,13 @@ def judge(
     *,
     doubts: Sequence[str] = (),
     whole_head: bool = False,
+    one_contrast: bool = True,
 ) -> Findings:
     """Similarity, regularity, size and sanity of the map, consistency with the inverse, and the verdict over all.
 
     ``aligner`` makes what lays both images on the template that tells left from right; for a ``whole_head`` one that
     finds the brain in it. ``doubts`` count against the result; what is known of brains alone is not
-    judged of whole heads.
+    judged of whole heads, and contrast only where the method needs ``one_contrast``.
     """
     with workers(alignment.coarse.fixed.device) as team:
         (figures, maps, place), (sides, unchecked) = team.both(
@@ -67,8 +68,10 @@ def judge(
             lambda: _sides(alignment.coarse, aligner, whole_head=whole_head),
         )
     figures.update(sides)
-    kind: On = "brains" if alignment.residual is None else "deformed brains"
-    quality = verdict(figures, (*doubts, *unchecked), kind="all" if whole_head else kind, place=place)
+    if not one_contrast:
+        figures["contrast"] = None
+    kind: Kind = "brains" if alignment.residual is None else "deformed brains"
+    quality = verdict(figures, (*doubts, *unchecked), kind="heads" if whole_head else kind, place=place)
     return Findings(quality, maps)
 
 
@@ -110,7 +113,10 @@ def _measure(
     if inverse is not None:
         errors = deformation.inverse_errors_mm(alignment.transform, inverse, grid, inside)
         figures["inverse_consistency_mean_mm"] = float(errors.mean())
-        figures["inverse_consistency_p95_mm"] = deformation.finite_percentile(errors, 95.0)
+        known = bool(torch.isfinite(errors).all())
+        figures["inverse_consistency_p95_mm"] = (
+            deformation.finite_percentile(errors, 95.0) if known else math.nan
+        )
         figures["inverse_consistency_max_mm"] = float(errors.max())
         maps["inverse"] = Volume(_painted(errors, inside)[None], grid)
     z, y, x = index
@@ -145,10 +151,18 @@ def worst_region(likeness: Tensor, mask: Tensor, side: int) -> tuple[float, tupl
 
 
 def _overlap(pair: Conformed, end: Tensor) -> float:
-    """Dice of the fixed mask and the moved moving mask."""
-    moved = _read(pair.moving_mask.to(torch.float32), end, pair.moving_grid) > 0.5
-    both = float((moved & pair.fixed_mask).sum())
-    return 2 * both / max(1.0, float(moved.sum() + pair.fixed_mask.sum()))
+    """Dice of the fixed mask and the moved moving mask, where neither image has something that its mask leaves out."""
+
+    def moved(mask: Tensor) -> Tensor:
+        return _read(mask.to(torch.float32), end, pair.moving_grid) > 0.5
+
+    judged = torch.ones_like(pair.fixed_mask)
+    if pair.fixed_rest is not None:
+        judged = judged & ~pair.fixed_rest
+    if pair.moving_rest is not None:
+        judged = judged & ~moved(pair.moving_rest)
+    first, second = pair.fixed_mask & judged, moved(pair.moving_mask) & judged
+    return 2 * float((first & second).sum()) / max(1.0, float(first.sum() + second.sum()))
 
 
 def global_part_mm(points: Tensor, residual: Tensor) -> float:
@@ -197,13 +211,21 @@ def _sides(
     pair: Conformed, aligner: Callable[[], Aligner], *, whole_head: bool
 ) -> tuple[Figures, tuple[str, ...]]:
     """The scores of both images, see ``pipeline/sides.py``; without the weights for it none, and a doubt."""
-    names = ("sides_fixed", "sides_moving")
+    pair = pair.blanked()
+    figures: Figures = {"sides_fixed": None, "sides_moving": None}
     try:
         sides, method = load_sides(), aligner()
     except (UsageError, UnavailableError) as error:
-        return dict.fromkeys(names), (f"left and right could not be checked: {error}",)
-    images = zip(names, (pair.blanked().fixed, pair.blanked().moving), strict=True)
-    return {name: sides_score(x, sides, method, whole_head=whole_head) for name, x in images}, ()
+        return figures, (f"left and right could not be checked: {error}",)
+    doubts = []
+    for side, image in (("fixed", pair.fixed), ("moving", pair.moving)):
+        try:
+            figures[f"sides_{side}"] = sides_score(image, sides, method, whole_head=whole_head)
+        except DataError:
+            doubts.append(
+                f"left and right of the {side} image could not be checked: it does not look like a brain"
+            )
+    return figures, tuple(doubts)
 
 
 def _blanked(pair: Conformed, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from neuroreg.checkpoints import WeightRecord
 from neuroreg.device import choose_device
-from neuroreg.errors import NeuroregError
 from neuroreg.io import files
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.align import Alignment, align
@@ -174,6 +173,7 @@ def assess(inputs: Inputs, engine: Engine, alignment: Alignment, inverse: Transf
         head_referee if whole_head else lambda: engine.referee,
         doubts=() if engine.name == "affine" else inputs.more_than_brain,
         whole_head=whole_head,
+        one_contrast=getattr(getattr(engine.method, "config", None), "metric", None) != "mi",
     )
 
 
@@ -204,7 +204,7 @@ def _report(
             provenance=provenance,
         )
         run.reporter(run.config.folder / FILES["report"], case, overwrite=run.config.overwrite)
-    except (NeuroregError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001  # whatever it is: the registration must not be thrown away for a page
         notes.append(f"the report could not be made: {type(error).__name__}: {error}")
 
 

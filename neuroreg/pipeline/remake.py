@@ -30,11 +30,19 @@ def remake_report(folder: Path, *, overwrite: bool, reporter: Reporter, inputs: 
 
     Inputs are found by name and sha256, in the folders ``inputs`` too. Raises NoInputError when one is missing or the
     run did not finish, DataError when a file is not the one of the run, CannotCreateError when the page exists and
-    ``overwrite`` is not given.
+    ``overwrite`` is not given, BusyError while another run holds the folder.
     """
-    path = folder / FILES["report"]
+    run, path = open_run(folder, inputs=inputs), folder / FILES["report"]
     files.check_output(path, overwrite=overwrite)
-    run, record = open_run(folder, inputs=inputs), read_record(folder)
+    if run.recorded.schema_version < RunRecord.model_fields["schema_version"].default:
+        raise DataError("the record is of an earlier version", file=folder, remedy="register again")
+    with files.output_lock(folder):
+        _write(run, path, overwrite=overwrite, reporter=reporter)
+    return path
+
+
+def _write(run: FinishedRun, path: Path, *, overwrite: bool, reporter: Reporter) -> None:
+    record = read_record(run.folder)
     images = read_inputs(_configuration(run, record))
     maps = Maps(_alignment(run, images, record.device), images.fixed.geometry)
     provenance = record.model_dump(mode="json", include=set(_PROVENANCE))
@@ -50,8 +58,7 @@ def remake_report(folder: Path, *, overwrite: bool, reporter: Reporter, inputs: 
         provenance=provenance,
     )
     reporter(path, case, overwrite=overwrite)
-    _note(record, folder, path)
-    return path
+    _note(record, run.folder, path)
 
 
 def _configuration(run: FinishedRun, record: RunRecord) -> RegisterConfig:
@@ -90,14 +97,16 @@ def _rois(run: FinishedRun) -> list[Mapping[str, object]] | None:
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, object]:
-    """A row of rois.csv as it was before it was written: ids and names as text, figures as numbers."""
-    return {
-        name: plain(text) if name in ("id", "name", "status") else _number(text) for name, text in row.items()
-    }
+    """A row of rois.csv as it was before it was written: what is named after a figure as a number, the rest as text."""
+    texts = {"id", "name", "kind", "status"}
+    return {name: plain(text) if name in texts else _number(text) for name, text in row.items()}
 
 
 def _number(text: str) -> float | None:
-    value = float(text) if text else math.nan
+    try:
+        value = float(text)
+    except ValueError:  # a blank: the region has no such figure
+        return None
     return value if math.isfinite(value) else None
 
 

@@ -16,6 +16,7 @@ from neuroreg.nn.sides import asymmetry, place
 from neuroreg.pipeline.engine import Aligner
 
 DEFAULT = "sides-ixi2mm"
+_LEAST_ASYMMETRIC = 3.0  # length of the map; brains have 11 to 13, the mean brain 6, a symmetric one 0
 _LEAST_ALIKE = 0.72  # NCC with the template; below, the affine has not found the brain
 
 
@@ -46,10 +47,12 @@ def load_sides(name: str = DEFAULT) -> Sides:
 
 @torch.inference_mode()
 def sides_score(image: Tensor, sides: Sides, aligner: Aligner, *, whole_head: bool = False) -> float | None:
-    """About 1 for a brain whose left is left, about -1 for a mirrored one; None where the affine finds no brain.
+    """About 1 for a brain whose left is left, about -1 for a mirrored one; None for one that is symmetric, as some
+    templates are.
 
     image (1, 1, D, H, W), 0..1, on a 2 mm grid along the world's axes. Of a ``whole_head`` what lies inside the
-    template is judged; ``aligner`` must then be one that finds a brain in its head.
+    template is judged; ``aligner`` must then be one that finds a brain in its head. Raises DataError where the affine
+    finds no brain.
     """
 
     def align(fixed: Tensor, moving: Tensor) -> Tensor:
@@ -60,5 +63,6 @@ def sides_score(image: Tensor, sides: Sides, aligner: Aligner, *, whole_head: bo
     inside = sides.template > 0
     placed = place(image, sides.template, align, halved=not whole_head)
     if not correlation(sides.template, placed, inside) >= _LEAST_ALIKE:
-        return None
-    return float(asymmetry(placed * inside if whole_head else placed) @ sides.weights)
+        raise DataError("no brain was found")
+    found = asymmetry(placed * inside if whole_head else placed)
+    return float(found @ sides.weights) if float(found.norm()) >= _LEAST_ASYMMETRIC else None

@@ -16,7 +16,12 @@ _MIRRORED = (
     "(score {value:.2f}, brains as they are have more than {limit:g})"
 )
 
-On = Literal["all", "brains", "deformed brains"]
+Kind = Literal["heads", "brains", "deformed brains"]
+"""What was registered: whole heads by any map, brains by an affine, brains by a deformation"""
+
+_ALL: tuple[Kind, ...] = ("heads", "brains", "deformed brains")
+_BRAINS: tuple[Kind, ...] = ("brains", "deformed brains")
+_DEFORMED: tuple[Kind, ...] = ("deformed brains",)
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,9 @@ class Rule:
     fail: float
     """beyond ``look``, in the direction from ``look`` to ``fail``"""
     sentence: str
-    """the reason, with {value} and {limit}"""
-    on: On = "all"
-    """what is judged by it: also whole heads and affine maps, only brains, only brains that were deformed"""
+    """the reason, with {value} and {limit}, which is ``look``: where good ones end"""
+    on: tuple[Kind, ...] = _ALL
+    """what is judged by it"""
 
     @property
     def low_is_bad(self) -> bool:
@@ -48,38 +53,50 @@ class Rule:
 RULES: tuple[Rule, ...] = (
     Rule(
         "affine_determinant", 0.4, 0.1,
-        "the affine part changes the volume to {value:.2f} of what it was, good ones keep more than {limit:g}",
+        "by the affine the moving brain has only {value:.2f} of the fixed one's volume, in good pairs more than "
+        "{limit:g}",
     ),
     Rule(
         "lncc_affine", 0.3, 0.2,
-        "after the affine the brains are hardly alike (local correlation {value:.2f}, good ones have more than "
+        "after the affine the brains are hardly alike (squared local correlation {value:.2f}, good ones have more than "
         "{limit:g}): the affine failed, or there was none",
-        on="brains",
+        on=_BRAINS,
     ),
     Rule(
         "lncc_after", 0.5, 0.35,
-        "the images are not alike at the end (local correlation {value:.2f}, good ones have more than {limit:g})",
-        on="deformed brains",
+        "the images are not alike at the end (squared local correlation {value:.2f}, good ones have more than "
+        "{limit:g})",
+        on=_DEFORMED,
     ),
     Rule(
         "lncc_worst", 0.15, 0.05,
-        "one region is not alike at the end (local correlation {value:.2f}, good ones have more than {limit:g}); the "
-        "report shows it first",
-        on="deformed brains",
+        "one region is not alike at the end (squared local correlation {value:.2f}, good ones have more than "
+        "{limit:g}); the report shows it first",
+        on=_DEFORMED,
     ),
     Rule(
         "mask_overlap", 0.975, 0.93,
         "the brains do not cover each other (overlap {value:.3f}, good ones have more than {limit:g}): a part may be "
         "missing, or a mask may be another's",
-        on="deformed brains",
+        on=_DEFORMED,
+    ),
+    Rule(
+        "mask_overlap", 0.85, 0.7,
+        "the heads do not cover each other (overlap {value:.3f}, good ones have more than {limit:g})",
+        on=("heads",),
+    ),
+    Rule(
+        "ncc_affine", 0.5, 0.3,
+        "after the affine the heads are hardly alike (correlation {value:.2f}, good ones have more than {limit:g})",
+        on=("heads",),
     ),
     Rule(
         "dice_estimated", 0.55, 0.4,
         "the method's own segmentations overlap little (Dice {value:.2f}, good ones have more than {limit:g})",
-        on="deformed brains",
+        on=_DEFORMED,
     ),
     Rule(
-        "contrast", 0.8, -1.0,
+        "contrast", 0.8, -0.99,
         "the two images seem to have different contrast (rank correlation {value:.2f}, good ones have more than "
         "{limit:g}); the methods are made for one",
     ),
@@ -87,22 +104,22 @@ RULES: tuple[Rule, ...] = (
         "residual_global_mm", 1.8, 4.0,
         "the deformation does the work of an affine ({value:.1f} mm, good ones have less than {limit:g}): the affine "
         "failed, a part is missing, or a mask is another's",
-        on="deformed brains",
+        on=_DEFORMED,
     ),
     Rule(
         "residual_max_mm", 26.0, 40.0,
         "the deformation moves points very far ({value:.0f} mm, good ones less than {limit:g})",
-        on="deformed brains",
+        on=_DEFORMED,
     ),
     Rule(
         "affine_scale_min", 0.8, 0.65,
-        "the affine squeezes the brain to {value:.2f} of its size along one direction, good ones keep more than "
-        "{limit:g}",
+        "by the affine the moving brain measures only {value:.2f} of the fixed one along one direction, in good pairs "
+        "more than {limit:g}",
     ),
     Rule(
         "affine_scale_max", 1.25, 1.5,
-        "the affine stretches the brain to {value:.2f} of its size along one direction, good ones to less than "
-        "{limit:g}",
+        "by the affine the moving brain measures {value:.2f} times the fixed one along one direction, in good pairs "
+        "less than {limit:g}",
     ),
     Rule(
         "affine_shear_deg", 8.0, 15.0,
@@ -119,7 +136,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "sd_log_jacobian", 0.85, 1.2,
         "the deformation is rough (SD log J {value:.2f}, good ones have less than {limit:g})",
-        on="deformed brains",
+        on=_DEFORMED,
     ),
     Rule(
         "inverse_consistency_p95_mm", 2.0, 4.0,
@@ -136,33 +153,31 @@ def verdict(
     figures: Mapping[str, float | None],
     doubts: Sequence[str] = (),
     *,
-    failures: Sequence[str] = (),
-    kind: On = "deformed brains",
+    kind: Kind = "deformed brains",
     place: tuple[float, float, float] | None = None,
 ) -> Quality:
-    """The worst that any rule says; ``doubts`` count as a reason to look, ``failures`` as one to fail.
+    """The worst that any rule for this kind says; each of ``doubts`` asks for a look.
 
-    A figure that is None is not judged, one that is missing neither. ``kind`` says what was registered: "all" stands
-    for a whole head, "brains" for brains by an affine. ``place`` is handed on.
+    A figure that is None or missing is not judged; one that is no finite number asks for a look.
+    ``place`` is handed on.
     """
-    found: dict[str, list[str]] = {"fail": list(failures), "look": list(doubts)}
-    levels = ("all", "brains", "deformed brains")
-    rules = [rule for rule in RULES if levels.index(rule.on) <= levels.index(kind)]
+    found: dict[str, list[str]] = {"fail": [], "look": list(doubts)}
+    rules = [rule for rule in RULES if kind in rule.on and rule.figure in figures]
     for rule in rules:
-        value = figures.get(rule.figure)
+        value = figures[rule.figure]
+        if value is not None and not math.isfinite(value):
+            found["look"].append(f"{rule.figure} came out as no number")
+            continue
         level = None if value is None else rule.broken(value)
-        if value is not None and level is not None:
-            limit = rule.fail if level == "fail" else rule.look
-            found[level].append(rule.sentence.format(value=value, limit=limit))
+        if level is not None:
+            found[level].append(rule.sentence.format(value=value, limit=rule.look))
     worst = next((level for level in ("fail", "look") if found[level]), "pass")
     return Quality(
         verdict=worst,
         reasons=(*found["fail"], *found["look"]),
         figures={name: _finite(value) for name, value in figures.items()},
         worst_place_lps_mm=place,
-        thresholds={
-            rule.figure: {"look": rule.look, "fail": rule.fail} for rule in rules if rule.figure in figures
-        },
+        thresholds={rule.figure: {"look": rule.look, "fail": rule.fail} for rule in rules},
     )
 
 
