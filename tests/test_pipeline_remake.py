@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pipeline_phantoms as phantoms
 import pytest
+import torch
 
 from neuroreg.errors import CannotCreateError, DataError, NoInputError
 from neuroreg.io.files import sha256
+from neuroreg.io.images import read_image, write_image
 from neuroreg.methods import METHODS
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.record import read_record
@@ -16,20 +18,28 @@ from neuroreg.pipeline.remake import remake_report
 from neuroreg.registry import Entry
 from neuroreg.report import figures
 from neuroreg.report.page import write_report
+from neuroreg.volume import Volume
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["labels and masks", "affine"])
+def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
+        phantoms.leave_sides_unjudged(patch)
         patch.setitem(METHODS, "toy", Entry("pipeline_phantoms:Toy", "for tests"))
         patch.setattr(figures, "_LONGEST_PIXELS", 60)
         fixed, moving = phantoms.save_pair(folder)
-        config = RegisterConfig(
-            fixed=fixed, moving=moving, method="toy", threads=1, output=folder / "run",
-            outputs=("image", "transform", "inverse", "affine", "report"),
-        )  # fmt: skip
-        register(config, reporter=write_report)
+        given: dict[str, object] = {"fixed": fixed, "moving": moving, "threads": 1, "output": folder / "run"}
+        if request.param == "affine":
+            given |= {"method": "affine", "outputs": ("image", "transform", "report")}
+        else:
+            seen = read_image(fixed).volume
+            mask = Volume((seen.data > 0).to(torch.uint8), seen.geometry, is_label=True)
+            write_image(mask, folder / "mask.nii.gz")
+            labels = dict(zip(("fixed_labels", "moving_labels"), phantoms.save_labels(folder), strict=True))
+            outputs = ("image", "transform", "inverse", "affine", "report")
+            given |= {"method": "toy", "outputs": outputs, "fixed_mask": folder / "mask.nii.gz", **labels}
+        register(RegisterConfig.model_validate(given), reporter=write_report)
     return folder
 
 
@@ -66,4 +76,13 @@ def test_other_files_than_those_of_the_run_are_refused(run: Path) -> None:
     with (run / "transform.h5").open("ab") as stream:
         stream.write(b"more")
     with pytest.raises(DataError, match="not the file the run left"):
+        remake_report(run, overwrite=True, reporter=write_report)
+
+
+def test_a_folder_without_a_run_and_an_older_record_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoInputError, match="no finished run"):
+        remake_report(tmp_path / "nowhere", overwrite=True, reporter=write_report)
+    text = (run / "run.json").read_text()
+    (run / "run.json").write_text(text.replace('"schema_version": 2', '"schema_version": 1'))
+    with pytest.raises(DataError, match="earlier version"):
         remake_report(run, overwrite=True, reporter=write_report)

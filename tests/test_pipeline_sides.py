@@ -44,9 +44,15 @@ def test_an_average_brain_is_recognised_in_any_pose_and_so_is_its_mirror_image(d
     assert mirrored == pytest.approx(-score, abs=0.1)
 
 
-def test_what_is_no_brain_has_no_score() -> None:
+def test_what_is_no_brain_has_no_score_and_is_a_doubt() -> None:
     noise = torch.rand(1, 1, 40, 48, 40, generator=torch.Generator().manual_seed(1))
-    assert sides_score(noise, load_sides(), ALIGNER) is None
+    with pytest.raises(DataError, match="no brain"):
+        sides_score(noise, load_sides(), ALIGNER)
+
+
+def test_a_symmetric_template_is_neither_right_nor_mirrored() -> None:
+    sides = load_sides()
+    assert sides_score(sides.template, sides, ALIGNER) is None
 
 
 def test_other_weights_are_refused() -> None:

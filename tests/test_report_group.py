@@ -136,8 +136,8 @@ def test_the_page_asks_for_nothing_and_its_hashes_are_right(hostile: Path, tmp_p
     page = Page(tmp_path / "group.html")
     assert page.open == []
     assert page.policy == (
-        f"default-src 'none'; img-src data:; script-src {_hash(page.block('script'))}; "
-        f"style-src {_hash(page.block('style'))}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_hash(page.block('script'))}; "
+        f"style-src {_hash(page.block('style'))}; img-src data:; base-uri 'none'; form-action 'none'"
     )
     for tag, attributes in page.tags:
         assert tag not in ("link", "iframe", "object", "embed", "form", "base")

@@ -100,7 +100,10 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(tmp_path: Path) -> Non
         a.get("content") for tag, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy"
     ]
     digest = base64.b64encode(hashlib.sha256(_script(text).encode()).digest()).decode()
-    wanted = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    wanted = (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
     assert policies == [wanted]
 
 
@@ -138,7 +141,7 @@ def test_verdict_reasons_figures_and_warnings_are_shown(tmp_path: Path) -> None:
     assert places == sorted(places)
     assert "2 warnings" in text  # the third is a reason already
     assert "look below 0.25, fail below 0" in text
-    assert "? look" in text
+    assert "▲ look" in text
     assert "0.001235 %" in text
     assert "not measured" in text
     assert "inputs.fixed.name" in text
@@ -207,7 +210,7 @@ def test_folds_are_counted_and_the_worst_is_shown(tmp_path: Path) -> None:
 
 def test_bars_are_sorted_from_the_worst_and_keep_missing_regions(tmp_path: Path) -> None:
     rows = [
-        {"label": 4, "name": "good", "dice": 0.9, "dice_before": 0.5},
+        {"label": 4, "name": "good", "dice": 0.9, "dice_affine": 0.5},
         {"label": 7, "name": "", "dice": 0.25},
         {"label": 9, "name": "absent", "dice": None},
         {"label": 10, "name": "strange", "dice": float("nan")},

@@ -137,14 +137,21 @@ class Writer:
         return ()
 
     def regions(self, path: Path) -> tuple[list[dict[str, str | float | None]], float | None]:
-        """Compare the labels region by region into ``path``; returns the rows and the mean Dice."""
-        from neuroreg.pipeline.evaluate import COLUMNS, Evaluation, compare_labels  # scipy, only when needed
+        """Compare the labels region by region into ``path``; returns the rows and the mean Dice.
+
+        ``dice_affine`` is what the affine alone would have given.
+        """
+        from neuroreg.metrics.segmentation import dice  # scipy, only when needed
+        from neuroreg.pipeline.evaluate import COLUMNS, Evaluation, compare_labels
 
         fixed, moving = (self.inputs.files[f"{side}_labels"].volume for side in ("fixed", "moving"))
         names = read_label_names(self.config.label_names) if self.config.label_names else {}
         outcome = Evaluation(compare_labels(fixed, self.maps.moved(moving)), names)
-        write_csv(path, COLUMNS, outcome.rows(), overwrite=self.config.overwrite)
-        return outcome.rows(), outcome.mean("dice")
+        by_affine = resample(moving, self.maps.alignment.affine, self.maps.fixed)
+        first = dice(fixed.data[0], by_affine.data[0], [region.label for region in outcome.regions])
+        rows = [row | {"dice_affine": first.get(int(row["id"] or 0))} for row in outcome.rows()]
+        write_csv(path, (*COLUMNS, "dice_affine"), rows, overwrite=self.config.overwrite)
+        return rows, outcome.mean("dice")
 
 
 def describe_outputs(folder: Path, names: Mapping[str, str]) -> dict[str, dict[str, object]]:

@@ -28,7 +28,7 @@ from neuroreg.errors import DataError, UsageError
 from neuroreg.io.files import atomic_write, suffix_of
 from neuroreg.metrics.segmentation import HIGHER_IS_BETTER
 from neuroreg.pipeline.evaluate_scores import Scores, Structure
-from neuroreg.report.page import plain
+from neuroreg.report.html import plain
 
 TITLES = {
     "dice": "Dice",

@@ -1,11 +1,7 @@
 """The page of a cohort: every case below a folder in one sortable table, the worst first, and the same as a CSV."""
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from neuroreg import __version__
 from neuroreg.errors import UsageError
@@ -15,7 +11,6 @@ from neuroreg.report.group_cases import VERDICTS, Cohort, find_cases
 from neuroreg.report.group_data import (
     MAIN_FIGURES,
     STATIC_ROWS,
-    SYMBOLS,
     Group,
     differences,
     figures_shown,
@@ -26,12 +21,12 @@ from neuroreg.report.group_data import (
     table,
     thumbnails,
 )
-from neuroreg.report.page import label_of, number, plain
+from neuroreg.report.html import SYMBOLS, environment, own, plain, policy
+from neuroreg.report.page import label_of, number
 
 PAGE_NAME = "group.html"
 """What the page is called unless asked otherwise; the CSV beside it has the same name with its own suffix."""
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _MOST_LISTED = 200  # unfinished or unreadable folders
 
 
@@ -94,21 +89,16 @@ def _outliers(group: Group) -> int:
 
 
 def _render(cohort: Cohort, group: Group, *, title: str, page: Path) -> str:
-    style, *scripts = (
-        (_TEMPLATES / name).read_text(encoding="utf-8").strip()
-        for name in ("group.css", "group_strips.js", "group.js")
-    )
-    script = "\n".join(scripts)
+    style, script = own("group.css"), "\n".join(map(own, ("group_strips.js", "group.js")))
     return (
-        _environment()
+        environment()
         .get_template("group.html")
         .render(
             title=title,
             version=__version__,
             style=style,
             script=script,
-            style_hash=_hash(style),
-            script_hash=_hash(script),
+            policy=policy([script], style),
             total=len(group.cases),
             counts=[(verdict, SYMBOLS[verdict], group.count(verdict)) for verdict in VERDICTS],
             outliers=_outliers(group),
@@ -123,23 +113,6 @@ def _render(cohort: Cohort, group: Group, *, title: str, page: Path) -> str:
             data=payload(group, page),
         )
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return environment
-
-
-def _hash(text: str) -> str:
-    """The source that a content security policy allows an inline script or style by."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _listed(entries: list[tuple[str, str]]) -> dict[str, object]:

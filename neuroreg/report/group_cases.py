@@ -14,7 +14,7 @@ from neuroreg.io.files import LOCK_NAME
 from neuroreg.pipeline.inputs import FILES, MOVED_LABELS, ROIS
 from neuroreg.pipeline.record import RECORD_NAME
 from neuroreg.report.group_thumbnail import read_thumbnail
-from neuroreg.report.page import plain
+from neuroreg.report.html import plain
 
 Verdict = Literal["fail", "look", "pass"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)

@@ -4,7 +4,7 @@ import os
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,7 +20,9 @@ from neuroreg.report.group_outliers import (
     standings,
     worst_first,
 )
+from neuroreg.report.html import SYMBOLS
 from neuroreg.report.page import label_of
+from neuroreg.report.words import FIGURES
 
 MAIN_FIGURES = (
     "lncc_after",
@@ -39,38 +41,9 @@ STATIC_ROWS = 50
 THUMBNAIL_LETTERS = 12_000_000
 """Room for the small pictures of all cases together; the worst cases come first."""
 
-_ORDER = (
-    "lncc_after",
-    "lncc_worst",
-    "lncc_affine",
-    "lncc_before",
-    "ncc_after",
-    "ncc_affine",
-    "ncc_before",
-    "dice_mean",
-    "dice_estimated",
-    "mask_overlap",
-    "folded_percent",
-    "ndv_percent",
-    "sd_log_jacobian",
-    "inverse_consistency_mean_mm",
-    "inverse_consistency_p95_mm",
-    "inverse_consistency_max_mm",
-    "residual_mean_mm",
-    "residual_max_mm",
-    "displacement_mean_mm",
-    "displacement_max_mm",
-    "affine_scale_min",
-    "affine_scale_max",
-    "affine_shear",
-    "affine_rotation_deg",
-)
 _MAX_FIGURES = 60  # columns of the page; the CSV has every one
 _MAX_MARKS = 6
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-SYMBOLS: Mapping[str, str] = {"fail": "✕", "look": "▲", "pass": "✓"}
-"""Verdicts in black and white."""
-
 DESCRIBED = ("method", "weights", "version")
 """What the runs of a cohort should have in common."""
 
@@ -90,7 +63,7 @@ class Group:
         found = standings(cohort.cases)
         order = worst_first(cohort.cases, found)
         names = {name for case in cohort.cases for name in case.figures}
-        known = [name for name in _ORDER if name in names]
+        known = [name for name in FIGURES if name in names]
         return cls(
             cases=tuple(cohort.cases[k] for k in order),
             standings=tuple(found[k] for k in order),

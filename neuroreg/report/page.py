@@ -1,33 +1,29 @@
 """The report of one registration: a single HTML file that needs no network and no other file."""
 
-import base64
-import hashlib
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from neuroreg.errors import DataError
 from neuroreg.io.files import atomic_write
 from neuroreg.pipeline.case import Case
 from neuroreg.pipeline.record import Quality
 from neuroreg.report import pictures
+from neuroreg.report.html import SYMBOLS, environment, own, plain, policy
 from neuroreg.report.words import FIGURES, Meaning
 
 MAX_BYTES = 5_000_000
-_TEMPLATES = Path(__file__).parent / "templates"
 _ABBREVIATED = {"ncc", "lncc", "ndv", "sd"}
 _UNITS = {"mm": "mm", "percent": "%", "s": "s", "mm3": "mm³", "bytes": "bytes", "deg": "degrees"}
 _VERDICTS = {
-    "pass": ("✓", "Pass", "Nothing measured speaks against this registration."),
-    "look": ("?", "Look", "Somebody should look at the pictures before this registration is used."),
-    "fail": ("✕", "Fail", "Do not use this registration."),
+    "pass": ("Pass", "Nothing measured speaks against this registration."),
+    "look": ("Look", "Somebody should look at the pictures before this registration is used."),
+    "fail": ("Fail", "Do not use this registration."),
 }
 _ROI_COLUMNS = {
-    "dice": "Dice", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm", "fixed_mm3": "fixed mm³", "moved_mm3": "moved mm³"
+    "dice": "Dice", "dice_affine": "Dice, affine", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm",
+    "fixed_mm3": "fixed mm³", "moved_mm3": "moved mm³"
 }  # fmt: skip
 
 
@@ -61,7 +57,9 @@ def write_report(path: Path, case: Case, *, overwrite: bool = False) -> None:
     for name in ("scanned", "before", "moved", "jacobian"):
         if not getattr(case, name).geometry.same_grid(case.fixed.geometry):
             raise DataError(f"the {name} image of the report is not on the fixed grid")
-    text = _render("report.html", _context(case))
+    script, style = own("report.js"), own("report.css")
+    inside = {"script": script, "style": style, "policy": policy([script], None)}
+    text = environment().get_template("report.html").render({**_context(case), **inside})
     if len(text.encode()) > MAX_BYTES:
         raise DataError(f"the report would take {len(text.encode())} bytes", file=path)
 
@@ -73,12 +71,12 @@ def write_report(path: Path, case: Case, *, overwrite: bool = False) -> None:
 
 def _context(case: Case) -> dict[str, object]:
     scene = pictures.scene_of(case)
-    symbol, word, meaning = _VERDICTS[case.quality.verdict]
+    word, meaning = _VERDICTS[case.quality.verdict]
     return {
         "title": plain(case.title),
         "method": plain(case.method),
         "verdict": case.quality.verdict,
-        "symbol": symbol,
+        "symbols": SYMBOLS,
         "word": word,
         "meaning": meaning,
         "reasons": [plain(reason) for reason in case.quality.reasons],
@@ -121,26 +119,6 @@ def _figure(name: str, value: float | None, limits: Mapping[str, float] | None) 
     return _Figure(known.label, known.means, text, limit_text, "" if value is None else state)
 
 
-def _render(template: str, context: Mapping[str, object]) -> str:
-    """The page with its style and script inside, and a policy that lets no other script run."""
-    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    inside = {"script": script, "style": style, "script_digest": digest}
-    return environment().get_template(template).render({**context, **inside})
-
-
-def environment() -> Environment:
-    """Templates of this folder: text is escaped, a missing name is an error."""
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 def _region_table(rois: Sequence[Mapping[str, object]]) -> dict[str, list[list[str]] | list[str]]:
     """The header and the rows of the table of regions, in the order of the file."""
     columns = [name for name in _ROI_COLUMNS if any(name in row for row in rois)]
@@ -167,7 +145,7 @@ def bars(rois: Sequence[Mapping[str, object]]) -> list[Bar]:
     found = []
     for row in rois:
         name = row.get("name") or row.get("label") or row.get("id")
-        after, before = _share(row.get("dice")), _share(row.get("dice_before"))
+        after, before = _share(row.get("dice")), _share(row.get("dice_affine"))
         found.append(
             Bar(
                 name=plain("" if name is None else name),
@@ -219,11 +197,3 @@ def flattened(tree: Mapping[str, object], prefix: str = "") -> list[_Row]:
         else:
             rows.append(_Row(name, number(value)))
     return rows
-
-
-def plain(text: object) -> str:
-    """Text without control characters, direction overrides and bad bytes; the template escapes the rest."""
-    return "".join(
-        " " if letter in "\n\t" else "?" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter
-        for letter in str(text)
-    )

@@ -19,8 +19,8 @@ from neuroreg.io.files import atomic_write, check_output
 from neuroreg.io.nifti_writer import nifti_bytes
 from neuroreg.pipeline.finished import FinishedRun
 from neuroreg.report import figures as draw
+from neuroreg.report.html import environment, own, plain, policy
 from neuroreg.report.layers import OCTAVES, Layer, Region, Remains, gather, make_layers, page_grid
-from neuroreg.report.page import environment, plain
 from neuroreg.volume import Geometry
 
 VIEWER_NAME = "viewer.html"
@@ -30,7 +30,6 @@ _SHRINKING = 2.6  # the volumes of a page take spacing to the power of minus thi
 _EMPTY_BYTES = 2_350_000  # a page without volumes
 _INTENT_LABEL = 1002
 _VENDOR = Path(__file__).parent / "vendor"
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def _fitting(run: FinishedRun, remains: Remains, path: Path) -> tuple[bytes, flo
 
 def _page(run: FinishedRun, remains: Remains, grid: Geometry) -> str:
     layers, regions = make_layers(remains, grid)
-    scripts = (niivue(), _own("viewer.js"))
-    style = _own("viewer.css")
+    scripts = (niivue(), own("viewer.js"))
+    style = own("viewer.css")
     names = {side: plain(run.recorded.inputs.get(side, {}).get("name", "")) for side in ("fixed", "moving")}
     context = {
         "title": f"{names['moving']} to {names['fixed']}",
@@ -162,22 +161,3 @@ def niivue(folder: Path = _VENDOR) -> str:
             remedy="install neuroreg again",
         )
     return content.decode("utf-8")
-
-
-def _own(name: str) -> str:
-    """A script or style of ours, ends of lines as a browser hashes them."""
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def policy(scripts: Sequence[str], style: str) -> str:
-    """The Content-Security-Policy of the page: these scripts and this style, pictures inside the page, nothing else."""
-    hashes = " ".join(map(_source, scripts))
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src {_source(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _source(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-    return f"'sha256-{digest}'"
