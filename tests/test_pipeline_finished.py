@@ -81,7 +81,7 @@ def test_an_unfinished_run_is_none(tmp_path: Path) -> None:
     ("changes", "verdict", "reasons"),
     [
         ({}, "pass", ()),
-        ({"quality": {"passed": False, "reasons": ["a", "b"]}}, "fail", ("a", "b")),
+        ({"quality": {"passed": False, "reasons": ["a", "b"]}}, "look", ("a", "b")),
         ({"quality": None}, None, ()),
         ({"quality": None, "qc": {"verdict": "look", "reasons": ["c"]}, "schema_version": 2}, "look", ("c",)),
         ({"qc": {"verdict": "<b>", "reasons": 7}}, None, ()),

@@ -63,7 +63,7 @@ class Recorded(BaseModel):
             found = self.qc.get("verdict")
             return found if found in ("pass", "look", "fail") else None
         passed = (self.quality or {}).get("passed")
-        return None if passed is None else "pass" if passed is True else "fail"
+        return None if passed is None else "pass" if passed is True else "look"
 
     @property
     def reasons(self) -> tuple[str, ...]:
