@@ -11,7 +11,7 @@
     ["from behind", 0, 0, 0], ["from above", 0, 0, 90], ["from below", 0, 0, -90],
   ];
   const DEFAULTS = {
-    fixed: [true, 100], moved: [false, 100], jacobian: [true, 25], folds: [true, 100],
+    fixed: [true, 100], moved: [false, 100], jacobian: [false, 40], folds: [true, 100],
     fixed_labels: [false, 50], moved_labels: [false, 50],
   };
   const byId = (id) => document.getElementById(id);
