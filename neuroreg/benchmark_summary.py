@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -92,9 +93,7 @@ def _line(
     good = [row for row in group if row.status == "ok"]
     mates = [(row, base[row.fixed, row.moving]) for row in good if (row.fixed, row.moving) in base]
     dice = _values(good, "dice")
-    differences = [
-        row.dice - mate.dice for row, mate in mates if row.dice is not None and mate.dice is not None
-    ]
+    differences = [row.dice - mate.dice for row, mate in mates if _known(row.dice) and _known(mate.dice)]
     wall = [mate.wall_s / row.wall_s for row, mate in mates if row.wall_s and mate.wall_s]
     cpu = [mate.cpu_s / row.cpu_s for row, mate in mates if row.cpu_s and mate.cpu_s]
     mean, median, largest = (_over(good, figure) for figure in (statistics.fmean, statistics.median, max))
@@ -155,6 +154,11 @@ def _stages(rows: Sequence[Row]) -> dict[str, float]:
     return {name: statistics.median(s[name] for s in told if name in s) for name in names}
 
 
+def _known(value: float | None) -> TypeGuard[float]:
+    """Whether there is a figure: pairs without any region of the list have none."""
+    return value is not None and math.isfinite(value)
+
+
 def _p_values(
     groups: Mapping[tuple[str, str], Sequence[Row]],
     base: Mapping[tuple[str, str], Row],
@@ -163,13 +167,14 @@ def _p_values(
     """Holm-corrected p of each method against the reference, over the pairs that all of them have."""
     others = {key: group for key, group in groups.items() if key[0] != reference}
     dice = {
-        key: {(r.fixed, r.moving): r.dice for r in group if r.status == "ok" and r.dice is not None}
+        key: {(r.fixed, r.moving): r.dice for r in group if r.status == "ok" and _known(r.dice)}
         for key, group in others.items()
     }
-    common = sorted(set(base).intersection(*dice.values())) if dice else []
+    reference_dice = {pair: row.dice for pair, row in base.items() if _known(row.dice)}
+    common = sorted(set(reference_dice).intersection(*dice.values())) if dice else []
     if len(common) < _FEWEST_CASES:
         return {}
-    first = [base[pair].dice or 0.0 for pair in common]
+    first = [reference_dice[pair] for pair in common]
     names = {str(k): key for k, key in enumerate(dice)}
     tests = paired_tests(first, {name: [dice[key][pair] for pair in common] for name, key in names.items()})
     return {names[test.name]: test.p_holm for test in tests}

@@ -546,3 +546,13 @@ def test_the_example_makes_a_table(tmp_path: Path) -> None:
     rows = {row.method: row for row in read_rows(out / "rows.csv")}
     assert rows["greedy"].status == "ok"
     assert (out / "summary.md").exists()
+
+
+def test_pairs_without_any_region_have_no_part_in_comparisons(pair: LabelledPair) -> None:
+    def row(method: str, fixed: str, dice: float) -> Row:
+        return Row(method, "", fixed, "m", 1, "ok", dice=dice, wall_s=1.0, cpu_s=1.0)
+
+    rows = [row("a", "f", math.nan), row("a", "g", 0.5), row("b", "f", 0.9), row("b", "g", 0.75)]
+    lines = {line.method: line for line in summarise(rows, reference="a")}
+    assert lines["b"].dice_difference == pytest.approx(0.25)
+    json.dumps(to_record(list(lines.values()), IDS, 1, "a"), allow_nan=False)

@@ -86,7 +86,7 @@ RULES: tuple[Rule, ...] = (
         on=("heads",),
     ),
     Rule(
-        "ncc_affine", 0.5, 0.3,
+        "ncc_affine", 0.45, 0.25,
         "after the affine the heads are hardly alike (correlation {value:.2f}, good ones have more than {limit:g})",
         on=("heads",),
     ),
