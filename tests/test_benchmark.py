@@ -1,6 +1,7 @@
 """The benchmark: measuring a process, running and resuming a table, and the summary by hand."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from neuroreg.benchmark import BenchmarkConfig, Row, forget_failures, read_resul
 from neuroreg.benchmark_contenders import Contender, parse_contender, parse_contenders
 from neuroreg.benchmark_external import METHODS as EXTERNAL
 from neuroreg.benchmark_pairs import LabelledPair, common_ids, folder_pairs, manifest_pairs, with_fewer_slices
-from neuroreg.benchmark_summary import summarise, to_markdown
+from neuroreg.benchmark_summary import summarise, to_markdown, to_record
 from neuroreg.checkpoints import find
 from neuroreg.cli import run
 from neuroreg.errors import DataError, NoInputError, UsageError
