@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from neuroreg.errors import DataError, NoInputError
+from neuroreg.io.images import read_image
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.record import (
     Clock,
     describe_file,
+    locate,
     read_record,
     scrub,
     scrubbed_argv,
@@ -70,3 +74,16 @@ def test_an_unfinished_run_has_no_record(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"command": "register"}')
     with pytest.raises(DataError, match="not a run record"):
         read_record(tmp_path)
+
+
+def test_an_image_in_two_files_is_known_by_both(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 99, (20, 20, 20)).astype(np.int16))
+    image.SetSpacing((5.0, 5.0, 5.0))
+    sitk.WriteImage(image, str(tmp_path / "a.mhd"))
+    recorded = {"name": "a.mhd", "sha256": read_image(tmp_path / "a.mhd").sha256}
+    assert locate("fixed", recorded, [tmp_path], remedy="") == tmp_path / "a.mhd"
+    data = bytearray((tmp_path / "a.raw").read_bytes())
+    data[7] ^= 1
+    (tmp_path / "a.raw").write_bytes(data)
+    with pytest.raises(DataError, match="not the file of the recorded run"):
+        locate("fixed", recorded, [tmp_path], remedy="")

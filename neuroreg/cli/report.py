@@ -86,14 +86,15 @@ def _viewers(
     overwrite: bool,
 ) -> tuple[list[Path], list[str]]:
     from neuroreg.pipeline.finished import open_run
-    from neuroreg.report.viewer import VIEWER_NAME, write_viewer
+    from neuroreg.pipeline.inputs import VIEWER
+    from neuroreg.report.viewer import write_viewer
 
     paths: list[Path] = []
     notes: list[str] = []
     for folder in runs:
         progress(f"viewer of {folder.name}")
         run = open_run(folder, inputs=inputs)
-        page = write_viewer(run, output or folder / VIEWER_NAME, with_face=with_face, overwrite=overwrite)
+        page = write_viewer(run, output or folder / VIEWER, with_face=with_face, overwrite=overwrite)
         paths.append(page.path)
         notes += page.notes if len(runs) == 1 else [f"{folder.name}: {note}" for note in page.notes]
     return paths, notes

@@ -28,6 +28,8 @@ FILES: Mapping[str, str] = {
 
 MOVED_LABELS = "moved_labels.nii.gz"
 ROIS = "rois.csv"
+VIEWER = "viewer.html"
+"""What ``neuroreg report --viewer`` adds to a finished run."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,10 @@ from pydantic import (
 from neuroreg import __version__
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.io import files
+from neuroreg.io.images import read_image
 
 RECORD_NAME = "run.json"
+_TWO_FILES = (".hdr", ".img", ".mhd", ".nhdr")
 
 Progress = Callable[[str], None]
 """Told the name of each stage as it starts."""
@@ -193,6 +195,11 @@ def scrub(config: BaseModel, *, full: bool) -> dict[str, object]:
     return settings
 
 
+def _digest(path: Path) -> str:
+    """As an input is recorded: an image in two files by both of them."""
+    return read_image(path).sha256 if path.suffix in _TWO_FILES else files.sha256(path)
+
+
 def write_record(record: RunRecord, folder: Path, *, overwrite: bool) -> Path:
     """Write ``run.json`` atomically. Returns its path."""
     path = folder / RECORD_NAME
@@ -229,6 +236,6 @@ def locate(role: str, recorded: Mapping[str, object], folders: Sequence[Path], *
     if not present:
         raise NoInputError(f"the {what} of the recorded run {verb} not here", file=name, remedy=remedy)
     for place in present:
-        if files.sha256(place) == recorded.get("sha256"):
+        if _digest(place) == recorded.get("sha256"):
             return place
     raise DataError(f"the {what} {verb} not the file of the recorded run (sha256 differs)", file=name)

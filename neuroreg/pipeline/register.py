@@ -18,6 +18,7 @@ from neuroreg.pipeline.inputs import (
     FILES,
     MOVED_LABELS,
     ROIS,
+    VIEWER,
     Inputs,
     check_output_folder,
     given_paths,
@@ -179,7 +180,7 @@ def assess(inputs: Inputs, engine: Engine, alignment: Alignment, inverse: Transf
 
 def _left_over(config: RegisterConfig, names: Mapping[str, str]) -> Iterator[str]:
     """A warning when outputs of an earlier run, which this one does not replace, stay in the folder."""
-    others = {*FILES.values(), MOVED_LABELS, ROIS} - set(names.values())
+    others = {*FILES.values(), MOVED_LABELS, ROIS, VIEWER} - set(names.values())
     found = sorted(name for name in others if (config.folder / name).exists())
     if found:
         yield f"files of an earlier run stay in the folder and do not belong to this one: {', '.join(found)}"

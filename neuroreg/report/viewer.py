@@ -23,7 +23,6 @@ from neuroreg.report.html import environment, own, plain, policy
 from neuroreg.report.layers import OCTAVES, Layer, Region, Remains, gather, make_layers, page_grid
 from neuroreg.volume import Geometry
 
-VIEWER_NAME = "viewer.html"
 MAX_BYTES = 10_000_000
 _SPACINGS_MM = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)  # the first that keeps the page small enough
 _SHRINKING = 2.6  # the volumes of a page take spacing to the power of minus this; measured, 1 to 2 mm
