@@ -77,7 +77,7 @@ def _check(
     if output is not None and group is None and (len(runs) > 1 or not viewer):
         raise UsageError("-o names one page", remedy="give one DIR with --viewer, or leave -o out")
     for folder in [*runs, *([] if group is None else [group])]:
-        if not folder.is_dir():
+        if not folder.exists():
             raise NoInputError("no such folder", file=folder, remedy="check the path")
 
 
