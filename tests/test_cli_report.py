@@ -42,6 +42,9 @@ def test_viewers_of_runs_that_are_there(
     out, _ = capsys.readouterr()
     said = json.loads(out[out.index("{") :])
     assert said["outputs"] == [str(own_run / "viewer.html")]
+    for words in (["missing"], ["missing", "--viewer"], ["--group", "missing"]):
+        assert run(["report", *words]) == 66
+        assert "no such folder; missing; check the path" in capsys.readouterr().err
     assert run(["report", str(tmp_path), "--viewer"]) == 66
     assert "no finished run here" in capsys.readouterr().err
 
@@ -52,8 +55,11 @@ class Summary:
     passed: int
     look: int
     failed: int
+    outliers: int
+    unfinished: int
     unreadable: int
     path: Path
+    table: Path
 
 
 def test_reports_and_groups_are_made_by_those_who_make_them(
@@ -66,21 +72,25 @@ def test_reports_and_groups_are_made_by_those_who_make_them(
 
     def write_group(folder: Path, output: Path, *, overwrite: bool) -> Summary:
         calls.append((folder, output, overwrite))
-        return Summary(4, 2, 1, 1, 0, output)
+        return Summary(4, 2, 1, 1, 1, 3, 0, output, output.with_suffix(".csv"))
 
     for name, function in (("pipeline.remake", remake_report), ("report.group", write_group)):
         module = ModuleType(f"neuroreg.{name}")
         setattr(module, function.__name__, function)
         monkeypatch.setitem(sys.modules, f"neuroreg.{name}", module)
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two", "cohort"):
+        (tmp_path / name).mkdir()
     assert run(["report", "one", "two", "--overwrite"]) == 0
     assert capsys.readouterr().out.splitlines() == ["one/report.html", "two/report.html"]
     assert run(["report", "--group", "cohort", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert (said["cases"], said["failed"], said["outputs"]) == (4, 1, ["cohort/group.html"])
+    assert (said["cases"], said["failed"], said["unfinished"], said["outliers"]) == (4, 1, 3, 1)
+    assert said["outputs"] == ["cohort/group.html", "cohort/group.csv"]
     assert run(["report", "--group", "cohort", "-o", str(tmp_path / "g.html")]) == 0
     out, err = capsys.readouterr()
-    assert out == f"{tmp_path / 'g.html'}\n"
-    assert "cases 4, passed 2, look 1, failed 1, unreadable 0" in err
+    assert out == f"{tmp_path / 'g.html'}\n{tmp_path / 'g.csv'}\n"
+    assert "cases 4, passed 2, look 1, failed 1, outliers 1, unfinished 3, unreadable 0" in err
     assert calls == [
         (Path("one"), True, True, []), (Path("two"), True, True, []),
         (Path("cohort"), Path("cohort/group.html"), False),

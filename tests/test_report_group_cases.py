@@ -112,6 +112,8 @@ def test_outputs_without_a_record_are_unfinished(tmp_path: Path) -> None:
         (folder / name).touch()
     (tmp_path / "inputs").mkdir()
     (tmp_path / "inputs" / "t1.nii.gz").touch()
+    (tmp_path / "evaluated").mkdir()
+    (tmp_path / "evaluated" / "rois.csv").touch()  # of neuroreg evaluate --pairs
     found = find_cases(tmp_path)
     assert found.unfinished == (
         "stopped-.neuroreg.lock",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from neuroreg.cli import console, options
-from neuroreg.errors import UsageError
+from neuroreg.errors import NoInputError, UsageError
 
 _FOLDERS = typer.Argument(metavar="DIR", help="Output folders of neuroreg register.", show_default=False)
 _VIEWER = typer.Option("--viewer", help="Write viewer.html, a 3-D page that works offline (at most 10 MB).")
@@ -27,6 +27,8 @@ _OUTPUT = typer.Option(
     "--output",
     help="The page to write (default: viewer.html in DIR; group.html in the group's folder).",
 )
+
+_COUNTED = ("cases", "passed", "look", "failed", "outliers", "unfinished", "unreadable")
 
 
 def command(
@@ -65,7 +67,7 @@ def command(
 def _check(
     runs: Sequence[Path], *, viewer: bool, group: Path | None, output: Path | None, with_face: bool
 ) -> None:
-    """Refuse what cannot be meant. Raises UsageError."""
+    """Refuse what cannot be meant, and folders that are not there. Raises UsageError, NoInputError."""
     if group is not None and (runs or viewer):
         raise UsageError("--group takes one folder and makes one page", remedy="leave DIR and --viewer out")
     if group is None and not runs:
@@ -74,6 +76,9 @@ def _check(
         raise UsageError("--with-face is for the 3-D page", remedy="add --viewer")
     if output is not None and group is None and (len(runs) > 1 or not viewer):
         raise UsageError("-o names one page", remedy="give one DIR with --viewer, or leave -o out")
+    for folder in [*runs, *([] if group is None else [group])]:
+        if not folder.exists():
+            raise NoInputError("no such folder", file=folder, remedy="check the path")
 
 
 def _viewers(
@@ -116,6 +121,6 @@ def _group(folder: Path, output: Path, *, overwrite: bool, json: bool, quiet: bo
     from neuroreg.report.group import write_group
 
     found = write_group(folder, output, overwrite=overwrite)
-    counts = {name: getattr(found, name) for name in ("cases", "passed", "look", "failed", "unreadable")}
+    counts = {name: getattr(found, name) for name in _COUNTED}
     console.note(", ".join(f"{name} {count}" for name, count in counts.items()), quiet=quiet)
-    console.show_files([found.path], command="report", json=json, quiet=quiet, figures=counts)
+    console.show_files([found.path, found.table], command="report", json=json, quiet=quiet, figures=counts)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from neuroreg.errors import DataError, NoInputError, UsageError
 from neuroreg.io.files import LOCK_NAME
-from neuroreg.pipeline.inputs import FILES, MOVED_LABELS, ROIS
+from neuroreg.pipeline.inputs import FILES, MOVED_LABELS
 from neuroreg.pipeline.record import RECORD_NAME
 from neuroreg.report.group_thumbnail import read_thumbnail
 from neuroreg.report.html import plain
@@ -21,7 +21,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 """The worst first."""
 
 _COMMANDS = ("register", "affine")
-_LEFT_BEHIND = frozenset({*FILES.values(), MOVED_LABELS, ROIS, LOCK_NAME})
+_LEFT_BEHIND = frozenset({*FILES.values(), MOVED_LABELS, LOCK_NAME})  # not rois.csv: evaluate leaves one too
 _MAX_RECORD_BYTES = 4_000_000
 _MAX_TEXT = 400  # characters of one reason or name; the rest is cut
 _MAX_REASONS = 20

@@ -111,7 +111,9 @@ def _figure(name: str, value: float | None, limits: Mapping[str, float] | None) 
         return _Figure(known.label, known.means, text, "", "")
     low = limits["fail"] < limits["look"]
     word = "below" if low else "above"
-    limit_text = f"look {word} {limits['look']:g}, fail {word} {limits['fail']:g}"
+    limit_text = f"look {word} {limits['look']:g}"
+    if not low or limits["fail"] > -1.0:  # nothing lies below -1: such a figure never fails
+        limit_text += f", fail {word} {limits['fail']:g}"
     sign, state = (-1.0 if low else 1.0), "pass"
     for level in ("look", "fail"):
         if value is not None and sign * value > sign * limits[level]:
@@ -175,13 +177,15 @@ def label_of(name: str) -> str:
 
 
 def number(value: object) -> str:
-    """Four significant digits for numbers, "not measured" for None, yes or no, anything else as plain text."""
+    """Four digits and more for numbers, "not measured" for None, yes or no, anything else as plain text."""
     if value is None:
         return "not measured"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else "not a number"
+        if not math.isfinite(value):
+            return "not a number"
+        return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
     return plain(value)
 
 

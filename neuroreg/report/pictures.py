@@ -65,7 +65,9 @@ def comparisons(case: Case, scene: Scene) -> list[Comparison]:
     places: list[tuple[str, str, Point]] = []
     if case.quality.worst_place_lps_mm is not None:
         value = case.quality.figures.get("lncc_worst")
-        remark = "" if value is None else f"local correlation {value:.2f}, the lowest in this brain"
+        remark = (
+            "" if value is None else f"mean local correlation {value:.2f}, the lowest of any region of 26 mm"
+        )
         places.append(("Where the images are least alike", remark, case.quality.worst_place_lps_mm))
     places.append(("Through the middle", "", scene.middle))
     return [_comparison(case, scene, *place) for place in places]

@@ -29,7 +29,8 @@ FIGURES: dict[str, Meaning] = {
     "ncc_after": Meaning("Correlation, at the end", "of all intensities in the brain or head"),
     "mask_overlap": Meaning("Overlap of the brains", "Dice of the fixed and the moved brain mask (or head)"),
     "contrast": Meaning(
-        "Same contrast", "rank correlation of the two images' intensities; 1 for images of one contrast"
+        "Same contrast",
+        "rank correlation of each fixed intensity and the mean moved one there; 1 for one contrast",
     ),
     "dice_mean": Meaning("Dice of the given labels", "mean overlap of the regions; 1 is best"),
     "dice_estimated": Meaning(
