@@ -188,3 +188,22 @@ def test_maps_and_landmarks_of_a_table(tmp_path: Path) -> None:
     (wide,) = read(tmp_path / "out" / "pairs.csv")
     assert (wide["folded_percent"], wide["tre_count"]) == ("0.0", "1")
     assert "tre_sd_mm" not in wide  # of one landmark there is none
+
+
+def test_groups_that_the_ids_cut_are_named(tmp_path: Path) -> None:
+    pairs, groups = save_pairs(tmp_path, {"": (1,)}), tmp_path / "groups.csv"
+    groups.write_text("label,group\n7,both\n8,both\n7,long bar\n")
+    options = EvaluateOptions(groups=groups, ids=(7,))
+    outcome = evaluate_table(TableConfig(pairs=pairs, output=tmp_path / "out", options=options))
+    assert [note for note in outcome.notes if "leaves out labels" in note] == [
+        "s0: --labels leaves out labels of the groups both: their figures are of the rest alone"
+    ]
+
+
+def test_the_table_itself_is_never_written_over(tmp_path: Path) -> None:
+    pairs = save_pairs(tmp_path, {"": (1,)})
+    table = pairs.rename(tmp_path / "pairs.csv")
+    text = table.read_text()
+    with pytest.raises(UsageError, match="overwrite an input"):
+        evaluate_table(TableConfig(pairs=table, output=tmp_path, options=EvaluateOptions(overwrite=True)))
+    assert table.read_text() == text

@@ -163,7 +163,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         names,
         groups=_groups(groups, regions, fixed.volume, moved.volume, config),
         tolerance_mm=tolerance,
-        notes=(*fixed.notes, *moved.notes),
+        notes=(*fixed.notes, *moved.notes, *_cut_groups(groups, config)),
     )
     outcome = _with_landmarks(_with_deformation(outcome, config, fixed), config)
     if config.csv is not None:
@@ -253,6 +253,17 @@ def _groups(
     spacing, tolerance = fixed.geometry.spacing[::-1], config.tolerance_mm
     maps = fixed.data[0], moved.data[0]
     return group_scores(*maps, groups, regions, spacing_mm=spacing, tolerance_mm=tolerance)
+
+
+def _cut_groups(groups: Mapping[str, Sequence[int]], config: EvaluateConfig) -> tuple[str, ...]:
+    """A warning when the ids that were asked for leave out labels of a group that a map may hold."""
+    if config.ids is None:
+        return ()
+    cut = [name for name, labels in groups.items() if not set(labels) <= set(config.ids)]
+    if not cut:
+        return ()
+    some = ", ".join(cut[:3]) + (f" and {len(cut) - 3} more" if len(cut) > 3 else "")
+    return (f"--labels leaves out labels of the groups {some}: their figures are of the rest alone",)
 
 
 def _with_deformation(outcome: Evaluation, config: EvaluateConfig, fixed: ImageFile) -> Evaluation:

@@ -13,7 +13,7 @@ from neuroreg.pipeline.record import Quality
 
 _MIRRORED = (
     "seems to have left and right exchanged: its asymmetry is that of a mirrored brain "
-    "(score {value:.2f}, brains as they are have more than {limit:g})"
+    "(score {value:.3g}, brains as they are have more than {limit:g})"
 )
 
 Kind = Literal["heads", "brains", "deformed brains"]
@@ -53,94 +53,94 @@ class Rule:
 RULES: tuple[Rule, ...] = (
     Rule(
         "affine_determinant", 0.4, 0.1,
-        "by the affine the moving brain has only {value:.2f} of the fixed one's volume, in good pairs more than "
+        "by the affine the moving brain has only {value:.3g} of the fixed one's volume, in good pairs more than "
         "{limit:g}",
     ),
     Rule(
         "lncc_affine", 0.3, 0.2,
-        "after the affine the brains are hardly alike (squared local correlation {value:.2f}, good ones have more than "
+        "after the affine the brains are hardly alike (squared local correlation {value:.3g}, good ones have more than "
         "{limit:g}): the affine failed, or there was none",
         on=_BRAINS,
     ),
     Rule(
         "lncc_after", 0.5, 0.35,
-        "the images are not alike at the end (squared local correlation {value:.2f}, good ones have more than "
+        "the images are not alike at the end (squared local correlation {value:.3g}, good ones have more than "
         "{limit:g})",
         on=_DEFORMED,
     ),
     Rule(
         "lncc_worst", 0.15, 0.05,
-        "one region is not alike at the end (squared local correlation {value:.2f}, good ones have more than "
+        "one region is not alike at the end (squared local correlation {value:.3g}, good ones have more than "
         "{limit:g}); the report shows it first",
         on=_DEFORMED,
     ),
     Rule(
         "mask_overlap", 0.975, 0.93,
-        "the brains do not cover each other (overlap {value:.3f}, good ones have more than {limit:g}): a part may be "
+        "the brains do not cover each other (overlap {value:.3g}, good ones have more than {limit:g}): a part may be "
         "missing, or a mask may be another's",
         on=_DEFORMED,
     ),
     Rule(
         "mask_overlap", 0.85, 0.7,
-        "the heads do not cover each other (overlap {value:.3f}, good ones have more than {limit:g})",
+        "the heads do not cover each other (overlap {value:.3g}, good ones have more than {limit:g})",
         on=("heads",),
     ),
     Rule(
         "ncc_affine", 0.45, 0.25,
-        "after the affine the heads are hardly alike (correlation {value:.2f}, good ones have more than {limit:g})",
+        "after the affine the heads are hardly alike (correlation {value:.3g}, good ones have more than {limit:g})",
         on=("heads",),
     ),
     Rule(
         "dice_estimated", 0.55, 0.4,
-        "the method's own segmentations overlap little (Dice {value:.2f}, good ones have more than {limit:g})",
+        "the method's own segmentations overlap little (Dice {value:.3g}, good ones have more than {limit:g})",
         on=_DEFORMED,
     ),
     Rule(
         "contrast", 0.8, -0.99,
-        "the two images seem to have different contrast (rank correlation {value:.2f}, good ones have more than "
+        "the two images seem to have different contrast (rank correlation {value:.3g}, good ones have more than "
         "{limit:g}); the methods are made for one",
     ),
     Rule(
         "residual_global_mm", 1.8, 4.0,
-        "the deformation does the work of an affine ({value:.1f} mm, good ones have less than {limit:g}): the affine "
+        "the deformation does the work of an affine ({value:.3g} mm, good ones have less than {limit:g}): the affine "
         "failed, a part is missing, or a mask is another's",
         on=_DEFORMED,
     ),
     Rule(
         "residual_max_mm", 26.0, 40.0,
-        "the deformation moves points very far ({value:.0f} mm, good ones less than {limit:g})",
+        "the deformation moves points very far ({value:.3g} mm, good ones less than {limit:g})",
         on=_DEFORMED,
     ),
     Rule(
         "affine_scale_min", 0.8, 0.65,
-        "by the affine the moving brain measures only {value:.2f} of the fixed one along one direction, in good pairs "
+        "by the affine the moving brain measures only {value:.3g} of the fixed one along one direction, in good pairs "
         "more than {limit:g}",
     ),
     Rule(
         "affine_scale_max", 1.25, 1.5,
-        "by the affine the moving brain measures {value:.2f} times the fixed one along one direction, in good pairs "
+        "by the affine the moving brain measures {value:.3g} times the fixed one along one direction, in good pairs "
         "less than {limit:g}",
     ),
     Rule(
-        "affine_shear_deg", 8.0, 15.0,
-        "the affine shears the brain by {value:.0f} degrees, good ones by less than {limit:g}",
+        "affine_shear_deg", 10.0, 18.0,
+        "the affine shears the brain by {value:.3g} degrees, good ones by less than {limit:g}",
     ),
     Rule(
         "folded_percent", 0.5, 3.0,
-        "the map folds in {value:.2f} % of the brain, good ones in less than {limit:g}",
+        "the map folds in {value:.3g} % of the brain, good ones in less than {limit:g}",
     ),
     Rule(
         "ndv_percent", 0.5, 3.0,
-        "folds take {value:.2f} % of the volume, in good ones less than {limit:g}",
+        "folds take {value:.3g} % of the volume, in good ones less than {limit:g}",
     ),
     Rule(
         "sd_log_jacobian", 0.85, 1.2,
-        "the deformation is rough (SD log J {value:.2f}, good ones have less than {limit:g})",
+        "the deformation is rough (SD log J {value:.3g}, good ones have less than {limit:g})",
         on=_DEFORMED,
     ),
     Rule(
         "inverse_consistency_p95_mm", 2.0, 4.0,
-        "the map and its inverse do not belong together (95th percentile {value:.1f} mm, in good ones less than "
+        "the map and its inverse do not belong together (95th percentile {value:.3g} mm, in good ones less than "
         "{limit:g})",
     ),
     Rule("sides_moving", 0.25, 0.0, f"the moving image {_MIRRORED}"),
