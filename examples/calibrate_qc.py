@@ -1,7 +1,7 @@
 """Measure the quality figures on registrations that went well and on ones spoilt on purpose.
 
     python examples/calibrate_qc.py ../shared/data/ixi --split val OUT    # OUT/val-neuroreg.csv
-    python examples/calibrate_qc.py ../shared/data/ixi --split test OUT --page examples/QC.md
+    python examples/calibrate_qc.py ../shared/data/ixi --split test OUT --pairs 8 --page examples/QC.md
 
 Planted failures: a wrong start (an affine turned by 25 to 40 degrees and shifted by 20 to 40 mm), a moving image whose
 left and right are exchanged under an unchanged header, another subject's mask, half a brain, another contrast, and no
@@ -305,7 +305,8 @@ def main() -> None:
             rows[key] = {k: "" if v is None else str(v) for k, v in row.items()}
             save(rows.values(), table)
             print(*key, rows[key].get("dice", ""), row["status"], file=sys.stderr, flush=True)
-    text = summary(rows.values())
+    asked = wanted(subjects.ids, given.condition or CONDITIONS, given.pairs)
+    text = summary([rows[condition, given.method, fixed, moving] for condition, fixed, moving in asked])
     print(text)
     if given.page is not None:
         body = HEAD.format(split=given.split, method=given.method, rules=rules())
@@ -330,10 +331,12 @@ def save(rows: Iterable[Mapping[str, str]], table: Path) -> None:
 
 def rules() -> str:
     """The thresholds as a Markdown table."""
-    lines = ["| figure | look | fail |", "|---|---|---|"]
+    lines = ["| figure | judged for | look | fail |", "|---|---|---|---|"]
     for rule in RULES:
         word = "below" if rule.low_is_bad else "above"
-        lines.append(f"| `{rule.figure}` | {word} {rule.look:g} | {word} {rule.fail:g} |")
+        lines.append(
+            f"| `{rule.figure}` | {', '.join(rule.on)} | {word} {rule.look:g} | {word} {rule.fail:g} |"
+        )
     return "\n".join(lines)
 
 
