@@ -43,7 +43,7 @@ HEAD = """# Quality control: what it catches
 
 Written by `examples/calibrate_qc.py`; do not edit. Registrations of IXI `{split}` pairs by method `{method}`, good
 ones and ones spoilt on purpose. A verdict is the worst that any rule says. The thresholds were chosen on the `val`
-split:
+split; those of shear and of the largest displacement were widened after false alarms on scans from elsewhere:
 
 {rules}
 
