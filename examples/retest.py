@@ -294,7 +294,7 @@ regions that the template (automatic labels) and the manual labels share.
 
 A method that never moves anything agrees with itself perfectly. So beside each figure of agreement stands what it is
 worth: the Dice of the template's labels, brought to the scan, with the manual labels; how much people differ (CV
-between, SD between); how well the volumes follow the manual ones; and `affine`, which sees the size of the head alone.
+between, SD between); how well the volumes follow the manual ones; and `affine`, which knows the head's size alone.
 The manual labels of each scan are the yardstick. With {people} people every ICC is uncertain by itself: compare the
 rows, on the same scans. `neuroreg` learnt regions from labels of the template's protocol (other people's); the other
 methods saw intensities alone.

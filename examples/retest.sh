@@ -5,7 +5,7 @@
 #
 # DATA holds t1/, seg/ and splits.csv (default: ../shared/data/oasis). `--method NAME='options of neuroreg register'`,
 # repeated, chooses other methods than affine, gaussnewton, neuroreg --refine mid and SyN (extra [ants]); --threads N.
-# About a quarter of an hour on two cores. Stopping is safe: the same command goes on where it was.
+# About half an hour on two cores. Stopping is safe: the same command goes on where it was.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -246,6 +246,7 @@ def test_codes_decide_the_update_too() -> None:
     assert not torch.allclose(before, after)
 
 
+@pytest.mark.slow
 def test_the_parcellation_learns_first_and_alone() -> None:
     made, pair = method(**CODED), batch()
     first, second = made.stages(30, 1e-3)

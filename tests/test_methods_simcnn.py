@@ -445,6 +445,7 @@ def test_training_needs_a_displacement_within_tau() -> None:
         method().objective(batch)
 
 
+@pytest.mark.slow
 def test_a_few_steps_on_one_pair_lower_the_loss() -> None:
     made = method(similarity="centred", batch_norm=True)
     optimizer = torch.optim.AdamW(made.network.parameters(), lr=1e-3)

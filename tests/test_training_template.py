@@ -51,6 +51,7 @@ def data() -> PackedSet:
     return PackedSet(torch.stack(images), torch.stack(maps), ids, GEOMETRY, mirror)
 
 
+@pytest.mark.slow
 def test_the_average_sharpens_keeps_the_mean_shape_and_goes_on_from_its_cache(
     data: PackedSet, tmp_path: Path
 ) -> None:

@@ -126,7 +126,9 @@ def summary(record: "RunRecord") -> str:
     if figures.get("dice_mean") is not None:
         parts.append(f"Dice {_number(figures['dice_mean'])}")
     if not record.qc.passed:
-        parts.append(f"QUALITY: {record.qc.verdict.upper()} ({'; '.join(record.qc.reasons)})")
+        strict = bool(record.config.get("strict_qc"))  # then the error says why
+        why = "" if strict else f" ({'; '.join(record.qc.reasons)})"
+        parts.append(f"QUALITY: {record.qc.verdict.upper()}{why}")
     return ", ".join([*parts, f"{record.seconds['total']:.1f} s"])
 
 
