@@ -22,6 +22,7 @@ CORE = (
     "pydantic",
     "typer",
     "pillow",
+    "matplotlib",
 )
 EXTRAS = {"ants": "antspyx", "greedy": "picsl_greedy", "train": "accelerate", "interop": "nitransforms"}
 TORCH_FLOOR = (2, 11)
