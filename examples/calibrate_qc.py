@@ -146,9 +146,9 @@ def wrong_start(subjects: Subjects, fixed: str, moving: str) -> Case:
     return Case(case.fixed, case.moving, {"affine": str(path)})
 
 
-def flipped(subjects: Subjects, fixed: str, moving: str) -> Case:
+def flipped(subjects: Subjects, fixed: str, moving: str, *, side: str = "moving") -> Case:
     case = stripped(subjects, fixed, moving)
-    subjects.write(mirrored(subjects.stripped(moving)), "moving")
+    subjects.write(mirrored(subjects.stripped({"fixed": fixed, "moving": moving}[side])), side)
     return case
 
 
@@ -156,12 +156,6 @@ def flipped_head(subjects: Subjects, fixed: str, moving: str) -> Case:
     case = masked_head(subjects, fixed, moving)
     subjects.write(mirrored(subjects.head(moving)), "moving")
     subjects.write(mirrored(subjects.mask(moving)), "moving_mask")
-    return case
-
-
-def flipped_fixed(subjects: Subjects, fixed: str, moving: str) -> Case:
-    case = stripped(subjects, fixed, moving)
-    subjects.write(mirrored(subjects.stripped(fixed)), "fixed")
     return case
 
 
@@ -212,7 +206,7 @@ CONDITIONS: Mapping[str, Callable[[Subjects, str, str], Case]] = {
     "wrong start": wrong_start,
     "flipped": flipped,
     "flipped masked head": flipped_head,
-    "flipped fixed": flipped_fixed,
+    "flipped fixed": partial(flipped, side="fixed"),
     "another subject's mask": other_mask,
     "half a brain": half_brain,
     "other contrast": other_contrast,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from neuroreg.pipeline.record import Quality
-from neuroreg.pipeline.verdict import RULES, Kind, Rule, verdict
+from neuroreg.pipeline.verdict import RULES, Kind, level_of, verdict
 
 
 @pytest.mark.parametrize("kind", ["heads", "brains", "deformed brains"])
@@ -30,10 +30,10 @@ def test_whole_heads_are_not_judged_by_what_is_known_of_brains() -> None:
 
 
 def test_the_limit_itself_is_still_good() -> None:
-    rule = Rule("x", 2.0, 3.0, "{value} {limit}")
-    assert [rule.broken(v) for v in (2.0, 2.5, 3.0, 3.5)] == [None, "look", "look", "fail"]
-    low = Rule("x", 0.3, 0.1, "{value} {limit}")
-    assert [low.broken(v) for v in (0.3, 0.2, 0.1, 0.0)] == [None, "look", "look", "fail"]
+    values = (2.0, 2.5, 3.0, 3.5)
+    assert [level_of(v, look=2.0, fail=3.0) for v in values] == ["pass", "look", "look", "fail"]
+    values = (0.3, 0.2, 0.1, 0.0)
+    assert [level_of(v, look=0.3, fail=0.1) for v in values] == ["pass", "look", "look", "fail"]
 
 
 def test_doubts_ask_for_a_look_and_unknown_figures_are_not_judged() -> None:

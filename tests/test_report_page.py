@@ -170,14 +170,6 @@ def test_a_figure_says_on_which_side_of_its_thresholds_it_is(
     assert [row.state for row in page.figure_rows(quality)] == [state]
 
 
-def test_a_limit_that_nothing_can_reach_is_not_written() -> None:
-    thresholds = {"contrast": {"look": 0.8, "fail": -1.0}, "sides_fixed": {"look": 0.25, "fail": 0.0}}
-    quality = Quality(verdict="pass", figures={"contrast": 1.0, "sides_fixed": 0.9}, thresholds=thresholds)
-    limits = {row.label: row.limits for row in page.figure_rows(quality)}
-    assert limits["Same contrast"] == "look below 0.8"
-    assert limits["Left and right, fixed image"] == "look below 0.25, fail below 0"
-
-
 def test_the_worst_place_comes_first_and_the_planes_go_through_it(tmp_path: Path) -> None:
     text = _write(tmp_path / "r.html")
     worst = text[text.index("Where the images are least alike") : text.index("Through the middle")]

@@ -18,7 +18,6 @@ from neuroreg.volume import Geometry
 
 _SLAB_VOXELS = 1_000_000  # voxels measured at once: about 100 MB of intermediates
 _POINTS = 1_000_000
-_MOST_SAMPLES = 200_000  # for a percentile
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,6 @@ def inverse_errors_mm(
     if not len(points):
         raise DataError("the mask is empty")
     return torch.cat([(inverse(forward(part)) - part).norm(dim=-1) for part in torch.split(points, _POINTS)])
-
-
-def finite_percentile(values: Tensor, q: float) -> float:
-    """The q-th percentile of the finite values, of a regular sample where there are very many; 0 without any."""
-    known = values[torch.isfinite(values)].to(torch.float64)
-    sample = known[:: max(1, known.numel() // _MOST_SAMPLES)]
-    return float(torch.quantile(sample, q / 100.0)) if sample.numel() else 0.0
 
 
 def inverse_consistency_mm(

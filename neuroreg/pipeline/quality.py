@@ -19,6 +19,7 @@ from neuroreg.pipeline.engine import Aligner
 from neuroreg.pipeline.record import Quality
 from neuroreg.pipeline.sides import load_sides, sides_score
 from neuroreg.pipeline.verdict import Kind, verdict
+from neuroreg.preprocess import intensity
 from neuroreg.preprocess.conform import Conformed
 from neuroreg.transforms import Affine, Transform, world_to_index
 from neuroreg.volume import Geometry, Volume
@@ -114,9 +115,7 @@ def _measure(
         errors = deformation.inverse_errors_mm(alignment.transform, inverse, grid, inside)
         figures["inverse_consistency_mean_mm"] = float(errors.mean())
         known = bool(torch.isfinite(errors).all())
-        figures["inverse_consistency_p95_mm"] = (
-            deformation.finite_percentile(errors, 95.0) if known else math.nan
-        )
+        figures["inverse_consistency_p95_mm"] = intensity.percentile(errors, 95.0) if known else math.nan
         figures["inverse_consistency_max_mm"] = float(errors.max())
         maps["inverse"] = Volume(_painted(errors, inside)[None], grid)
     z, y, x = index

@@ -1,7 +1,8 @@
 """From figures to a verdict: the thresholds, calibrated on planted failures, and the sentence for each.
 
 ``examples/calibrate_qc.py`` measures every figure on registrations that went well and on ones spoilt on purpose; the
-thresholds were chosen on its validation split, and ``examples/QC.md`` says what they do on the test split.
+thresholds come from its validation split (two are wider, see there), and ``examples/QC.md`` says what they do on the
+test split.
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from neuroreg.pipeline.record import Quality
+from neuroreg.pipeline.record import Quality, Verdict
 
 _MIRRORED = (
     "seems to have left and right exchanged: its asymmetry is that of a mirrored brain "
@@ -42,12 +43,13 @@ class Rule:
         """Whether small values are the bad ones."""
         return self.fail < self.look
 
-    def broken(self, value: float) -> str | None:
-        """The level, "look" or "fail", when the value is beyond its threshold, else None."""
-        sign = -1.0 if self.low_is_bad else 1.0
-        if sign * value > sign * self.fail:
-            return "fail"
-        return "look" if sign * value > sign * self.look else None
+
+def level_of(value: float, *, look: float, fail: float) -> Verdict:
+    """On which side of two thresholds a value is; bad values lie in the direction from ``look`` to ``fail``."""
+    sign = -1.0 if fail < look else 1.0
+    if sign * value > sign * fail:
+        return "fail"
+    return "look" if sign * value > sign * look else "pass"
 
 
 RULES: tuple[Rule, ...] = (
@@ -168,8 +170,8 @@ def verdict(
         if value is not None and not math.isfinite(value):
             found["look"].append(f"{rule.figure} came out as no number")
             continue
-        level = None if value is None else rule.broken(value)
-        if level is not None:
+        level = "pass" if value is None else level_of(value, look=rule.look, fail=rule.fail)
+        if value is not None and level != "pass":
             found[level].append(rule.sentence.format(value=value, limit=rule.look))
     worst = next((level for level in ("fail", "look") if found[level]), "pass")
     return Quality(

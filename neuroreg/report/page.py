@@ -9,6 +9,7 @@ from neuroreg.errors import DataError
 from neuroreg.io.files import atomic_write
 from neuroreg.pipeline.case import Case
 from neuroreg.pipeline.record import Quality
+from neuroreg.pipeline.verdict import level_of
 from neuroreg.report import pictures
 from neuroreg.report.html import SYMBOLS, environment, own, plain, policy
 from neuroreg.report.words import FIGURES, Meaning
@@ -109,16 +110,10 @@ def _figure(name: str, value: float | None, limits: Mapping[str, float] | None) 
     text = number(value) + (f" {known.unit}" if known.unit and value is not None else "")
     if limits is None:
         return _Figure(known.label, known.means, text, "", "")
-    low = limits["fail"] < limits["look"]
-    word = "below" if low else "above"
-    limit_text = f"look {word} {limits['look']:g}"
-    if not low or limits["fail"] > -1.0:  # nothing lies below -1: such a figure never fails
-        limit_text += f", fail {word} {limits['fail']:g}"
-    sign, state = (-1.0 if low else 1.0), "pass"
-    for level in ("look", "fail"):
-        if value is not None and sign * value > sign * limits[level]:
-            state = level
-    return _Figure(known.label, known.means, text, limit_text, "" if value is None else state)
+    word = "below" if limits["fail"] < limits["look"] else "above"
+    limit_text = f"look {word} {limits['look']:g}, fail {word} {limits['fail']:g}"
+    state = "" if value is None else level_of(value, look=limits["look"], fail=limits["fail"])
+    return _Figure(known.label, known.means, text, limit_text, state)
 
 
 def _region_table(rois: Sequence[Mapping[str, object]]) -> dict[str, list[list[str]] | list[str]]:

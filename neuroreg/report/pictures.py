@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neuroreg.metrics.deformation import finite_percentile
 from neuroreg.pipeline.case import Case
-from neuroreg.preprocess import brain
+from neuroreg.preprocess import brain, intensity
 from neuroreg.report import figures as draw
 from neuroreg.report import maps
 from neuroreg.volume import Geometry, Volume
@@ -177,7 +176,13 @@ def deformation(case: Case, scene: Scene) -> dict[str, object] | None:
 
 def _top(values: draw.Plane, inside: draw.Plane) -> float:
     """The 99th percentile inside the mask."""
-    return finite_percentile(torch.from_numpy(values)[torch.from_numpy(inside > 0)], 99.0)
+    return _reach(torch.from_numpy(values)[torch.from_numpy(inside > 0)], 99.0)
+
+
+def _reach(values: Tensor, percent: float) -> float:
+    """That percentile of the finite values; 0 without any."""
+    known = values[torch.isfinite(values)]
+    return intensity.percentile(known, percent) if known.numel() else 0.0
 
 
 def _ticks(top: float, unit: str) -> list[str]:
@@ -190,7 +195,7 @@ def measured(case: Case, scene: Scene) -> dict[str, dict[str, object]]:
     tops = {"lncc": (1.0, "")}
     if "inverse" in case.maps:
         values = case.maps["inverse"].data
-        reach = finite_percentile(values, 99.5)
+        reach = _reach(values, 99.5)
         tops["inverse"] = (max(0.5, math.ceil(2 * reach) / 2), "mm")
     at = case.quality.worst_place_lps_mm or scene.middle
     inside = _mask_planes(scene.inside, case.fixed.geometry, scene, at)
