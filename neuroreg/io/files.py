@@ -165,7 +165,7 @@ def _write_and_verify(
 ) -> None:
     try:
         write(temporary)
-        _fsync(temporary)
+        fsync(temporary)
         if verify is not None:
             verify(temporary)
     except (CannotCreateError, WriteError, UsageError):
@@ -185,7 +185,7 @@ def _put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
             temporary.replace(final)
         else:
             _link_new(temporary, final)
-        _fsync(final.parent)
+        fsync(final.parent)
     except FileExistsError as error:
         raise CannotCreateError(
             "the output exists", file=final, remedy="use --overwrite to replace it"
@@ -280,7 +280,8 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
