@@ -1,5 +1,6 @@
 """How a cohort is run, beside what its cases ask for."""
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -48,12 +49,24 @@ class BatchConfig(BaseModel):
             raise ValueError(f"part {value[0]} of {value[1]} does not exist: give 1/n to n/n")
         return value
 
+    @field_validator("scheduler")
+    @classmethod
+    def _check_scheduler(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"tls://[^/\s]+:\d+", value):
+            raise ValueError(
+                "give tls://HOST:PORT: whoever reaches a port of Dask without encryption and certificates "
+                "runs programs as you"
+            )
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.resume and self.overwrite:
             raise ValueError("--resume keeps what is done, --overwrite makes it again: give one of them")
         if self.engine == "serial" and (self.workers or self.scheduler):
             raise ValueError("--workers and --scheduler are for --engine dask")
+        if not self.scheduler and (self.tls_ca or self.tls_cert or self.tls_key):
+            raise ValueError("--tls-ca, --tls-cert and --tls-key are for --scheduler")
         if self.engine == "dask" and bool(self.workers) == bool(self.scheduler):
             raise ValueError("--engine dask needs --workers N, or --scheduler ADDRESS of a running cluster")
         return self

@@ -1,13 +1,14 @@
 """What runs the cases: one process on this machine, or a Dask cluster. It holds no truth; the journal does."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from neuroreg.cohort.config import BatchConfig
 from neuroreg.cohort.messages import Happening, Job, WorkerOptions
 from neuroreg.cohort.process import Limits, WorkerProcess
+from neuroreg.registry import Entry
 
 
 class CaseEngine(Protocol):
@@ -15,6 +16,8 @@ class CaseEngine(Protocol):
 
     slots: int
     """cases at once"""
+    slots_here: int
+    """of those, on this machine"""
 
     def submit(self, job: Job) -> None:
         """Have a case registered when there is room."""
@@ -39,12 +42,16 @@ def threads_each(config: BatchConfig, slots: int) -> int:
     return config.threads or max(1, cores() // slots)
 
 
+_Opener = Callable[[BatchConfig, WorkerOptions, Path], CaseEngine]
+_DASK = Entry("neuroreg.cohort.dask_engine:DaskEngine", "a Dask cluster", extra="batch")
+
+
 class SerialEngine:
     """One process that does everything. It works on a few cases at once, each with its share of the cores: while one
     reads or writes, another computes."""
 
     def __init__(self, config: BatchConfig, options: WorkerOptions, log: Path) -> None:
-        self.slots = config.jobs or min(2, cores())
+        self.slots = self.slots_here = config.jobs or min(2, cores())
         options = options.model_copy(
             update={"lanes": self.slots, "threads": threads_each(config, self.slots)}
         )
@@ -65,5 +72,8 @@ class SerialEngine:
 
 
 def open_engine(config: BatchConfig, options: WorkerOptions, log: Path) -> CaseEngine:
-    """The engine that the configuration names, started. Raises UnavailableError."""
+    """The engine that the configuration names, started. Raises UnavailableError, UsageError, NoInputError."""
+    if config.engine == "dask":
+        opener = cast(_Opener, _DASK.load())
+        return opener(config, options, log)
     return SerialEngine(config, options, log)

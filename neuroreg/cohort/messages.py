@@ -91,10 +91,11 @@ class Died(_Message):
 
 
 class Suspended(_Message):
-    """A case was interrupted by another one's crash, and will be begun again."""
+    """A case was interrupted by no fault of its own, and will be begun again."""
 
     event: Literal["suspended"] = "suspended"
     id: str
+    why: str = "another case ended the process they shared"
 
 
 Happening = Ready | Started | Staged | Done | Died | Suspended

@@ -234,7 +234,7 @@ class _Run:
     def _work_through(self) -> None:
         engine = open_engine(self._config, self._options, self._work / "worker.log")
         try:
-            preflight.check_memory(engine.slots)
+            preflight.check_memory(engine.slots_here)
             self._begin(engine)
             for case in self._plan.todo:
                 engine.submit(self._job(case.id, attempt=1))
@@ -276,8 +276,8 @@ class _Run:
                 self._board.put(name, state="running", attempts=attempt, since=time.monotonic(), stage="")
             case Staged(id=name, stage=stage):
                 self._board.put(name, stage=stage)
-            case Suspended(id=name):
-                self._fail(_interrupted(name), again=True)
+            case Suspended(id=name, why=why):
+                self._fail(Died(id=name, state="killed", kind="interrupted", message=why), again=True)
             case Done():
                 self._done(happening)
             case Died():
@@ -389,12 +389,6 @@ class _Run:
 def state_of(verdict: str) -> Literal["ok", "ok-qc-warn"]:
     """The state of a case that is done."""
     return "ok" if verdict == "pass" else "ok-qc-warn"
-
-
-def _interrupted(name: str) -> Died:
-    return Died(
-        id=name, state="killed", kind="interrupted", message="another case ended the process they shared"
-    )
 
 
 def _why_cancelled(error: BaseException) -> str:

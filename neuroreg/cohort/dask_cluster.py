@@ -1,0 +1,112 @@
+"""A Dask cluster to run a batch on: one of our own on this machine, or one that runs already. Encrypted, always."""
+
+import logging
+import os
+from pathlib import Path
+
+import dask
+from distributed import Client, LocalCluster, Security
+
+from neuroreg.cohort.config import BatchConfig
+from neuroreg.errors import NoInputError, UnavailableError, UsageError
+
+GPU = "GPU"
+"""The worker resource that a case on a CUDA device takes one of."""
+
+_CONNECT_S = 30.0
+_FIRST_WORKER_S = 60.0
+_QUIET: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+"""No pages about the cluster: its ports for them have no lock."""
+
+
+def start_cluster(workers: int, folder: Path, *, gpu: bool) -> LocalCluster:
+    """Processes on this machine, reachable from nowhere else, and by this user alone (temporary certificates).
+
+    ``folder`` takes their temporary files; ``gpu``: each offers one GPU. Raises UnavailableError.
+    """
+    try:
+        security = Security.temporary()
+    except ImportError as error:
+        raise UnavailableError(
+            "cryptography is not installed", remedy="pip install 'neuroreg[batch]'"
+        ) from error
+    local = "127.0.0.1"
+    try:
+        with dask.config.set(_QUIET):
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host=local,
+                protocol="tls",
+                security=security,
+                dashboard_address=None,
+                scheduler_kwargs={
+                    "allowed_failures": 1,
+                    "dashboard_address": f"{local}:0",
+                    "dashboard": False,
+                },
+                memory_limit=0,
+                local_directory=str(folder),
+                silence_logs=logging.CRITICAL,
+                resources={GPU: 1} if gpu else {},
+            )
+    except (OSError, RuntimeError) as error:
+        raise UnavailableError(f"no cluster could be started on this machine: {error}") from error
+
+
+def connect(config: BatchConfig) -> Client:
+    """A client of the cluster that the configuration names, with a worker at least.
+
+    Raises UsageError and NoInputError for the certificates, UnavailableError when nobody answers or no worker is there.
+    """
+    address = str(config.scheduler)
+    security = _security(config)
+    try:
+        client = Client(address, security=security, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise UnavailableError(
+            f"the scheduler {address} cannot be reached",
+            remedy="is it running, and are these its certificates?",
+        ) from error
+    try:
+        client.wait_for_workers(1, timeout=_FIRST_WORKER_S)
+    except TimeoutError as error:
+        client.close()
+        raise UnavailableError(
+            f"the cluster {address} has no worker", remedy="start some, then call again"
+        ) from error
+    return client
+
+
+def visible_cards() -> tuple[str, ...]:
+    """The CUDA devices of this machine that this process may use, as ``CUDA_VISIBLE_DEVICES`` calls them."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)] if named is None else named.split(",")
+    return tuple(name.strip() for name in names[:count])
+
+
+def _security(config: BatchConfig) -> Security:
+    given = {
+        "tls_ca_file": config.tls_ca,
+        "tls_client_cert": config.tls_cert,
+        "tls_client_key": config.tls_key,
+    }
+    for path in given.values():
+        if path is not None and not path.is_file():
+            raise NoInputError("there is no such certificate or key", file=path)
+    chosen = {name: str(path) for name, path in given.items() if path is not None}
+    security = Security(require_encryption=True, **chosen)
+    if not all(getattr(security, name) for name in given):
+        raise UsageError(
+            "the certificates of the cluster are not known",
+            remedy="give --tls-ca, --tls-cert and --tls-key, or set them in the configuration of Dask",
+        )
+    try:
+        security.get_connection_args("client")
+    except OSError as error:
+        raise UsageError(f"the certificates of the cluster cannot be used: {error}") from error
+    return security
