@@ -18,7 +18,6 @@ from neuroreg.errors import NeuroregError, NoInputError, UsageError
 from neuroreg.io.files import check_input, check_name, suffix_of
 from neuroreg.io.images import READ_SUFFIXES
 from neuroreg.pipeline.config import stem
-from neuroreg.pipeline.engine import check_engine
 
 _NO_IMAGE = re.compile(r".*[_-](dseg|seg|labels?|mask)", re.IGNORECASE | re.DOTALL)
 _MOST_NAMES = 5
@@ -27,8 +26,8 @@ _MOST_NAMES = 5
 def every_pair(folder: Path, settings: Mapping[str, object], *, reserved: Set[str] = RESERVED) -> Cohort:
     """Each image directly in the folder onto each other; ids are ``<moving>_to_<fixed>``.
 
-    Cases with the same fixed image follow one another. Raises UsageError and NoInputError for a folder, files and
-    names that cannot be used, and the errors of ``check_engine``.
+    Cases with the same fixed image follow one another. Raises UsageError and NoInputError for a folder, files, names
+    and settings that cannot be used.
     """
     images, notes = find_images(folder)
     if len(images) < 2:
@@ -37,7 +36,6 @@ def every_pair(folder: Path, settings: Mapping[str, object], *, reserved: Set[st
     names = [f"{stem(moving)}_to_{stem(fixed)}" for fixed, moving in pairs]
     _check_ids(names, [moving for _, moving in pairs], folder, reserved)
     config = configure(shared_settings(settings, one_fixed=False), *pairs[0])
-    check_engine(config)
     root, lies = real(folder), {path: real(path) for path in images}
     cases = []
     for name, (fixed, moving) in zip(names, pairs, strict=True):
@@ -76,7 +74,6 @@ def onto_fixed(
     names = [stem(path) for path in images]
     _check_ids(names, images, folder, reserved)
     config = configure(shared_settings(settings, one_fixed=True), target.path, images[0])
-    check_engine(config)
     root, cases = real(folder), []
     for name, path in zip(names, images, strict=True):
         cells = {"id": name, **target.cells, "moving": path.name}

@@ -8,7 +8,6 @@ from neuroreg.cohort.row import COLUMNS, Row, Table, check_row
 from neuroreg.cohort.shared import (
     TEMPLATE,
     FixedChoice,
-    configure,
     fixed_image,
     holds,
     real,
@@ -17,7 +16,6 @@ from neuroreg.cohort.shared import (
 from neuroreg.errors import UsageError
 from neuroreg.io.tables import check_header, plain, read_lines
 from neuroreg.pipeline.config import RegisterConfig
-from neuroreg.pipeline.engine import check_engine
 
 IGNORED = frozenset({"state", "message", "attempts", "exit_code", "verdict", "reasons", "seconds"})
 """Columns of failed.csv that say how a case went: the table is a manifest all the same."""
@@ -43,8 +41,8 @@ def read_manifest(
     ``output``, the folder of the cohort. Files are relative to ``root``, or to the folder in the column root, or to
     that of the table, and lie inside it wherever their links lead. Images are looked for, not read.
 
-    Raises UsageError with the faults of all rows and their lines, DataError and NoInputError for the table, and for
-    what the rows share the errors of ``check_engine``.
+    Raises UsageError with the faults of all rows and their lines, DataError and NoInputError for the table. Methods
+    and weights are looked at where a row names its own: the others are the business of whoever runs the cases.
     """
     header, lines = read_lines(path)
     faults, notes = _check_columns(header)
@@ -69,8 +67,6 @@ def read_manifest(
     faults += [f"line {number}: {fault}" for number, fault in sorted(found, key=lambda fault: fault[0])]
     if faults or not rows:
         raise _refusal(path, faults or ["there are no cases"])
-    if any(row.shared_engine for _, row in checked):
-        check_engine(configure(table.settings, Path("fixed"), Path("moving")))
     cases = [row.case for _, row in checked if row.case is not None]
     return Cohort(cases, [*notes, *_notes(checked)], table.fixed.prepare if table.fixed else None)
 

@@ -58,8 +58,8 @@ class Row:
     """column -> absolute paths, as they were named"""
     lies: list[tuple[str, Path]] = field(default_factory=list)
     """(column, path) of every file, without symbolic links"""
-    shared_engine: bool = True
-    """the row says nothing of its own about how to register"""
+    own_engine: bool = False
+    """the row says something of its own about how to register"""
 
 
 def check_row(given: Mapping[str, str], table: Table) -> Row:
@@ -147,7 +147,7 @@ def _settings(
 ) -> dict[str, object]:
     """The settings of the batch, and over them those of the row."""
     own: dict[str, object] = {name: cells[name] for name in (*ENGINE, *SETTINGS) if name in cells}
-    row.shared_engine = own.keys().isdisjoint(ENGINE)
+    row.own_engine = not own.keys().isdisjoint(ENGINE)
     if "outputs" in own:
         own["outputs"] = cells["outputs"].replace(_BETWEEN, ",")
     if own.pop("set", None):
@@ -182,7 +182,7 @@ def _config(row: Row, settings: Mapping[str, object], table: Table) -> RegisterC
     except UsageError as error:
         row.faults.append(error.what)
         return None
-    fault = "" if row.shared_engine else _engine_fault(config, table.engines)
+    fault = _engine_fault(config, table.engines) if row.own_engine else ""
     row.faults += [fault] if fault else []
     return config
 
