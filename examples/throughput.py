@@ -80,10 +80,13 @@ def loop(scans: list[Path], fixed: Path, out: Path, given: argparse.Namespace) -
 def batch(scans: list[Path], out: Path, given: argparse.Namespace, *options: str) -> dict[str, float]:
     """The same by one `neuroreg batch`."""
     manifest = out.parent / f"{out.name}.csv"
-    rows = [f"{number:05d},{os.path.relpath(scan, manifest.parent)}" for number, scan in enumerate(scans)]
+    rows = [f"{number:05d},{scan.name}" for number, scan in enumerate(scans)]
     manifest.write_text("id,moving\n" + "\n".join(rows) + "\n")
     log = out.parent / f"{out.name}.log"
-    return measured([*PROGRAM, "batch", str(manifest), "-o", str(out), *settings(given), *options], log)
+    root = ["--root", str(scans[0].parent)]
+    return measured(
+        [*PROGRAM, "batch", str(manifest), "-o", str(out), *root, *settings(given), *options], log
+    )
 
 
 def throughput(given: argparse.Namespace, scans: list[Path], fixed: Path) -> dict[str, object]:
@@ -128,10 +131,11 @@ def flat(given: argparse.Namespace, scans: list[Path]) -> dict[str, object]:
     work.mkdir(parents=True)
     manifest = work / "many.csv"
     repeated = [scans[number % len(scans)] for number in range(given.flat)]
-    rows = [f"{number:05d},{os.path.relpath(scan, work)}" for number, scan in enumerate(repeated)]
+    rows = [f"{number:05d},{scan.name}" for number, scan in enumerate(repeated)]
     manifest.write_text("id,moving\n" + "\n".join(rows) + "\n")
     out = work / "out"
-    command = [*PROGRAM, "batch", str(manifest), "-o", str(out), *settings(given), "--retries", "0"]
+    root = ["--root", str(scans[0].parent)]
+    command = [*PROGRAM, "batch", str(manifest), "-o", str(out), *root, *settings(given), "--retries", "0"]
     samples = []
     with subprocess.Popen(command) as process:
         while process.poll() is None:
@@ -220,8 +224,8 @@ no GPU. Seconds are good for their ratios.
 |---|---|---|---|---|
 {rows}
 
-`--resume` over the {pairs} finished cases, every input and output read and hashed: {resume:.1f} s, imports included. The
-journal took {journal:.2f} s ({share:.2f} %) and {line:.0f} bytes a case; the outputs {size:.1f} MB a case.
+`--resume` over the {pairs} finished cases, every input and output read and hashed: {resume:.1f} s, imports
+included. The journal took {journal:.2f} s ({share:.2f} %) and {line:.0f} bytes a case; the outputs {size:.1f} MB a case.
 
 {memory}
 ## 10,000 such scans, on paper
@@ -229,16 +233,16 @@ journal took {journal:.2f} s ({share:.2f} %) and {line:.0f} bytes a case; the ou
 Arithmetic from the figures above; nothing of it was run.
 
 - **This machine**: {here_h:.1f} h, {disk_gb:.0f} GB of outputs.
-- **64 nodes of 32 cores** (`--shard 1/64` to `64/64`): {core_h:.1f} core hours, so {nodes_s:.0f} s of computing. Starting
-  the processes takes as long, and so does one case that is retried: a few nodes do as well.
-- **One GPU**: the network's stage is {network:.0f} % of a case here. If a GPU did it in no time, {rest:.1f} CPU seconds a
-  case would remain (reading, affine, judging, writing): {gpu_h:.1f} h with 16 cores beside it (`--jobs 8` or more). The
+- **64 nodes of 32 cores** (`--shard 1/64` to `64/64`): {core_h:.1f} core hours, so {nodes_s:.0f} s of computing.
+  Starting the processes takes as long, and so does one case that is retried: a few nodes do as well.
+- **One GPU**: the network's stage is {network:.0f} % of a case here. If a GPU did it in no time, {rest:.1f} CPU
+  seconds a case would remain (reading, affine, judging, writing): {gpu_h:.1f} h with 16 cores beside it (`--jobs 8` or more). The
   cores are the limit then, not the GPU.
 
 What breaks first, in this order:
 
-1. The shared file system. 64 nodes end {rate:.0f} cases a second at best; with {size:.1f} MB each that is {gb_s:.1f} GB/s, and
-   an fsync for every file. Fewer outputs (`--outputs transform`) or fewer nodes help.
+1. The shared file system. 64 nodes end {rate:.0f} cases a second at best; with {size:.1f} MB each that is
+   {gb_s:.1f} GB/s, and an fsync for every file. Fewer outputs (`--outputs transform`) or fewer nodes help.
 2. Checking what is done. `--resume` reads every input and output: {resume_min:.0f} min at the rate above.
 3. `group.html`: 4.6 kB a case make 46 MB, which a browser opens slowly. `group.csv` does not care.
 4. Not the journal: {journal_mb:.0f} MB, and one process that writes it.
