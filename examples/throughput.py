@@ -225,7 +225,8 @@ no GPU. Seconds are good for their ratios.
 {rows}
 
 `--resume` over the {pairs} finished cases, every input and output read and hashed: {resume:.1f} s, imports
-included. The journal took {journal:.2f} s ({share:.2f} %) and {line:.0f} bytes a case; the outputs {size:.1f} MB a case.
+included. The journal took {journal:.2f} s ({share:.2f} %) and {line:.0f} bytes a case; the outputs {size:.1f} MB a
+case.
 
 {memory}
 ## 10,000 such scans, on paper
@@ -236,8 +237,8 @@ Arithmetic from the figures above; nothing of it was run.
 - **64 nodes of 32 cores** (`--shard 1/64` to `64/64`): {core_h:.1f} core hours, so {nodes_s:.0f} s of computing.
   Starting the processes takes as long, and so does one case that is retried: a few nodes do as well.
 - **One GPU**: the network's stage is {network:.0f} % of a case here. If a GPU did it in no time, {rest:.1f} CPU
-  seconds a case would remain (reading, affine, judging, writing): {gpu_h:.1f} h with 16 cores beside it (`--jobs 8` or more). The
-  cores are the limit then, not the GPU.
+  seconds a case would remain (reading, affine, judging, writing): {gpu_h:.1f} h with 16 cores beside it (`--jobs 8`
+  or more). The cores are the limit then, not the GPU.
 
 What breaks first, in this order:
 
