@@ -22,8 +22,6 @@ def register_toys() -> None:
 
 if __name__ == "__main__":
     from neuroreg.cohort import worker
-    from neuroreg.pipeline import quality
 
     register_toys()
-    quality._sides = lambda *given, **options: (dict.fromkeys(("sides_fixed", "sides_moving")), ())
     worker.main()
