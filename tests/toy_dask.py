@@ -1,12 +1,8 @@
-"""Preloaded by the Dask workers of the tests: their working processes know the toy methods."""
+"""Preloaded by the Dask workers of the tests: the program that their working processes run stands in TOY_PROGRAM."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import toy_worker
+import json
+import os
 
 from neuroreg.cohort import process
 
-process.PROGRAM = toy_worker.PROGRAM
+process.PROGRAM = tuple(json.loads(os.environ["TOY_PROGRAM"]))

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dask
@@ -15,11 +17,11 @@ GPU = "GPU"
 
 _CONNECT_S = 30.0
 _FIRST_WORKER_S = 60.0
-_QUIET: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-"""No pages about the cluster: its ports for them have no lock."""
+_CLOSE_S = 10.0
 
 
-def start_cluster(workers: int, folder: Path, *, gpu: bool) -> LocalCluster:
+@contextmanager
+def own_cluster(workers: int, folder: Path, *, gpu: bool) -> Iterator[LocalCluster]:
     """Processes on this machine, reachable from nowhere else, and by this user alone (temporary certificates).
 
     ``folder`` takes their temporary files; ``gpu``: each offers one GPU. Raises UnavailableError.
@@ -30,29 +32,38 @@ def start_cluster(workers: int, folder: Path, *, gpu: bool) -> LocalCluster:
         raise UnavailableError(
             "cryptography is not installed", remedy="pip install 'neuroreg[batch]'"
         ) from error
+    settings = {
+        "temporary-directory": str(folder),  # also the scheduler's, else one that all users share
+        "distributed.scheduler.http.routes": [],  # no pages about the cluster: their ports have no lock
+        "distributed.worker.http.routes": [],
+    }
+    with dask.config.set(settings):  # as long as it lives: workers are started again
+        try:
+            cluster = _local_cluster(workers, security, {GPU: 1} if gpu else {})
+        except (OSError, RuntimeError) as error:
+            raise UnavailableError(f"no cluster could be started on this machine: {error}") from error
+        try:
+            yield cluster
+        finally:
+            with suppress(TimeoutError):
+                cluster.close(timeout=_CLOSE_S)
+
+
+def _local_cluster(workers: int, security: Security, resources: dict[str, int]) -> LocalCluster:
     local = "127.0.0.1"
-    try:
-        with dask.config.set(_QUIET):
-            return LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                host=local,
-                protocol="tls",
-                security=security,
-                dashboard_address=None,
-                scheduler_kwargs={
-                    "allowed_failures": 1,
-                    "dashboard_address": f"{local}:0",
-                    "dashboard": False,
-                },
-                memory_limit=0,
-                local_directory=str(folder),
-                silence_logs=logging.CRITICAL,
-                resources={GPU: 1} if gpu else {},
-            )
-    except (OSError, RuntimeError) as error:
-        raise UnavailableError(f"no cluster could be started on this machine: {error}") from error
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        host=local,
+        protocol="tls",
+        security=security,
+        dashboard_address=None,
+        scheduler_kwargs={"allowed_failures": 1, "dashboard_address": f"{local}:0", "dashboard": False},
+        memory_limit=0,  # ours is for each case
+        silence_logs=logging.CRITICAL,
+        resources=resources,
+    )
 
 
 def connect(config: BatchConfig) -> Client:

@@ -86,8 +86,7 @@ class DaskEngine:
         if config.scheduler:
             client = dask_cluster.connect(config)
         else:
-            cluster = dask_cluster.start_cluster(config.workers or 1, work, gpu=gpu)
-            self._close.callback(_within, 2 * _STOP_S, cluster.close)
+            cluster = self._close.enter_context(dask_cluster.own_cluster(config.workers or 1, work, gpu=gpu))
             client = Client(cluster, set_as_default=False)
         self._close.callback(_within, _STOP_S, client.close)
         self._close.callback(_within, _STOP_S, self._withdraw)
