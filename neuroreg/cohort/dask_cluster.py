@@ -9,6 +9,7 @@ from pathlib import Path
 import dask
 from distributed import Client, LocalCluster, Security
 
+from neuroreg.cohort import dask_worker
 from neuroreg.cohort.config import BatchConfig
 from neuroreg.errors import NoInputError, UnavailableError, UsageError
 
@@ -36,6 +37,7 @@ def own_cluster(workers: int, folder: Path, *, gpu: bool) -> Iterator[LocalClust
         "temporary-directory": str(folder),  # also the scheduler's, else one that all users share
         "distributed.scheduler.http.routes": [],  # no pages about the cluster: their ports have no lock
         "distributed.worker.http.routes": [],
+        "distributed.worker.preload": [*dask.config.get("distributed.worker.preload"), dask_worker.__name__],
     }
     with dask.config.set(settings):  # as long as it lives: workers are started again
         try:
@@ -88,6 +90,18 @@ def connect(config: BatchConfig) -> Client:
             f"the cluster {address} has no worker", remedy="start some, then call again"
         ) from error
     return client
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing of what Dask logs on the terminal: what matters of it is in the errors raised here."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def visible_cards() -> tuple[str, ...]:

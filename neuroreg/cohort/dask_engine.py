@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from neuroreg.cohort.messages import (
     Suspended,
     WorkerOptions,
 )
-from neuroreg.errors import UnavailableError
+from neuroreg.errors import UnavailableError, UsageError
 
 _ROLL_CALL_S = 5.0
 _DESERTED_S = 300.0  # without any worker for so long, the batch gives up
@@ -84,6 +85,7 @@ class DaskEngine:
 
     def _open(self, config: BatchConfig, work: Path, *, gpu: bool) -> Client:
         if config.scheduler:
+            self._close.enter_context(dask_cluster.silence())
             client = dask_cluster.connect(config)
         else:
             cluster = self._close.enter_context(dask_cluster.own_cluster(config.workers or 1, work, gpu=gpu))
@@ -109,6 +111,12 @@ class DaskEngine:
                     remedy="the same neuroreg and the same folders on all of them, or without this one",
                 )
 
+    def _check_connection(self) -> None:
+        if self._client.status != "running":
+            raise UnavailableError(
+                "the connection to the cluster was lost", remedy="use --resume when it is there again"
+            )
+
     def _call_roll(self) -> None:
         self._called = time.monotonic()
         self._workers = self._client.scheduler_info()["workers"]
@@ -121,18 +129,24 @@ class DaskEngine:
             )
 
     def submit(self, job: Job) -> None:
-        """As the contract says. Raises UnavailableError when the case needs a GPU and no worker offers one."""
+        """As the contract says. Raises UnavailableError for a case that needs a GPU where no worker offers one."""
         if _resources(job) and not any(
             worker["resources"].get(dask_cluster.GPU) for worker in self._workers.values()
         ):
             raise UnavailableError(
                 f"--device {job.config['device']}: no worker of the cluster offers a GPU",
-                remedy="start workers with --resources 'GPU=1', or use --device cpu",
+                remedy="use --device cpu, or workers started with --resources GPU=1",
+            )
+        if self._terms.cards and str(job.config.get("device", "")).startswith("cuda:"):
+            raise UsageError(
+                "with --workers every process gets a card of its own",
+                remedy="give --device cuda, and choose the cards with CUDA_VISIBLE_DEVICES",
             )
         self._waiting.append(job)
 
     def happenings(self, wait_s: float) -> Iterator[Happening]:
         """As the contract says. Raises UnavailableError when the cluster is gone."""
+        self._check_connection()
         if time.monotonic() - self._called > _ROLL_CALL_S:
             self._call_roll()
         while self._resting and self._resting[0][0] < time.monotonic():
@@ -194,15 +208,13 @@ class DaskEngine:
         """How a task has ended; None when it has not after all."""
         match task.future.status:
             case "finished":
-                with suppress(TimeoutError):  # the worker was lost with it: Dask has it done again
+                # the worker may be lost by now, and the outcome with it: then Dask has the case done again
+                with suppress(TimeoutError, OSError, KilledWorker, CancelledError):
                     return AnyHappening.validate_python(task.future.result(timeout=_RESULT_S))
             case "error":
                 return _lost(task.job, task.future.exception(timeout=_RESULT_S))
             case "cancelled":
-                if self._client.status != "running":
-                    raise UnavailableError(
-                        "the connection to the cluster was lost", remedy="use --resume when it is there again"
-                    )
+                self._check_connection()
                 return _died(task.job, "cancelled", "the cluster has cancelled it")
         self._await(key, task.future)
         return None

@@ -6,6 +6,7 @@ case, and the Dask worker, which others may be using, lives on. Nothing here is 
 
 import asyncio
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,11 @@ class _Seat:
                 self.process.stop()
             finally:
                 self.lock.release()
+
+
+def dask_setup(worker: "Worker") -> None:
+    """What Dask calls in a worker that preloads this module: a Ctrl-C on the terminal is for the coordinator."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def unfit(terms: dict[str, object]) -> str:
