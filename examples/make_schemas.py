@@ -11,12 +11,15 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from neuroreg.cli.console import JSON_SCHEMA
+from neuroreg.cohort import journal
+from neuroreg.cohort.case import State
+from neuroreg.cohort.summary import Summary
 from neuroreg.pipeline.record import RunRecord
 
 FOLDER = Path(__file__).resolve().parents[1] / "neuroreg" / "schemas"
@@ -83,6 +86,60 @@ class RoundTrip(Described):
     mean_mm: float
     p99_mm: float
     """99 % of the points are nearer"""
+
+
+class Batch(Described):
+    """A batch that has ended; its cases are in summary.json. status is "failed" (8: cases failed) or "quality" (3)."""
+
+    code: int
+    """exit code of the process"""
+    folder: str
+    counts: dict[State, int]
+    """state -> cases"""
+    made_again: dict[str, str]
+    """id -> why a case that was done before has been made again"""
+    summary: str
+    """path of summary.json"""
+    page: str | None
+    """path of group.html; null when there is none, as for a shard"""
+
+
+class BatchPlan(Described):
+    """batch with --dry-run: what would be done. Nothing was written."""
+
+    dry_run: Literal[True]
+    cases: int
+    to_make: int
+    again: dict[str, str]
+    """id -> why a case that was done before would be made again"""
+    disk_gb: float
+    ids: list[str]
+    """those to make"""
+
+
+class BatchPart(Described):
+    """One journal: of a whole batch, or of a shard."""
+
+    journal: str
+    state: str
+    """ended, running, or what became of it, in words"""
+    started: str
+    engine: str
+    counts: dict[State, int]
+    running: list[str]
+    """ids"""
+    cases_per_hour: Figure
+    seconds_left: Figure
+    exit_code: int | None
+    """null while it runs, and when it was killed"""
+    lines_not_understood: int
+
+
+class BatchStatus(Described):
+    """batch with --status: how it stands."""
+
+    folder: str
+    parts: list[BatchPart]
 
 
 class Inverted(Files):
@@ -155,7 +212,7 @@ class MissedPair(Described):
     """why"""
 
 
-class Summary(Described):
+class Evaluated(Described):
     """A table of pairs; status is "error" when pairs failed."""
 
     outputs: list[str]
@@ -320,8 +377,9 @@ REGISTRATION = "Registration"
 ANSWERS: Mapping[str, tuple[type[BaseModel] | str, ...]] = {
     "register": (REGISTRATION, Plan),
     "affine": (REGISTRATION, Plan),
+    "batch": (Batch, BatchPlan, BatchStatus),
     "apply": (Files,),
-    "evaluate": (Compared, Summary, Tested),
+    "evaluate": (Compared, Evaluated, Tested),
     "train": (Trained, Files),
     "methods": (Methods,),
     "models list": (ModelsList,),
@@ -341,6 +399,13 @@ ANSWERS: Mapping[str, tuple[type[BaseModel] | str, ...]] = {
 ALWAYS = {
     "RunRecord": ("schema_version", "program", "method_options", "affine_weights"),
     "Quality": ("reasons", "worst_place_lps_mm", "thresholds"),
+    "Summary": ("schema_version", "program", "shard"),
+    "CaseSummary": ("verdict", "reasons", "attempts", "seconds", "exit_code", "kind", "message"),
+    "Begin": ("event", "schema_version", "argv"),
+    "Planned": ("event", "why"),
+    "Ok": ("event", "reasons"),
+    "Failed": ("event", "again"),
+    **dict.fromkeys(("Skipped", "Started", "End"), ("event",)),
 }
 """Keys with a default in the model that were in every record of this version all the same."""
 
@@ -355,14 +420,20 @@ def definitions(*models: type[BaseModel]) -> dict[str, Schema]:
     """Each model, and each that it holds, by its name."""
     asked = [(model, "validation") for model in models]  # its required keys are those without a default
     _, found = models_json_schema(asked, schema_generator=_Generator)
-    tidy: dict[str, Schema] = _tidy(found["$defs"])
+    parts: dict[str, Schema] = _tidy(found["$defs"])
     for name, keys in ALWAYS.items():
-        if name in tidy:
-            required = {*tidy[name]["required"], *keys}
-            tidy[name]["required"] = [key for key in tidy[name]["properties"] if key in required]
-    if "RunRecord" in tidy:
-        tidy["RunRecord"]["properties"]["schema_version"]["const"] = _version()
-    return tidy
+        if name in parts:
+            required = {*parts[name].get("required", ()), *keys}
+            parts[name]["required"] = [key for key in parts[name]["properties"] if key in required]
+    for model in models:
+        if "schema_version" in model.model_fields:
+            parts[model.__name__]["properties"]["schema_version"]["const"] = version(model)
+    return parts
+
+
+def version(model: type[BaseModel]) -> int:
+    """What an object of a model says of its version."""
+    return int(model.model_fields["schema_version"].default)
 
 
 def _tidy(node: Any) -> Any:
@@ -380,20 +451,34 @@ def _line(text: str) -> str:
     return " ".join(text.replace("``", "").split())
 
 
-def _version() -> int:
-    return int(RunRecord.model_fields["schema_version"].default)
-
-
 def _document(name: str, title: str, description: str, body: Schema) -> Schema:
     head = {"$schema": DIALECT, "$id": f"neuroreg:{name}", "title": title, "description": description}
     return {**head, **body}
 
 
-def _of_record() -> Schema:
-    parts = definitions(RunRecord)
-    record = parts.pop("RunRecord")
-    body = {key: value for key, value in record.items() if key not in ("title", "description")}
-    return _document(f"run-{_version()}", "run.json", record["description"], {**body, "$defs": parts})
+def _of_model(model: type[BaseModel], name: str) -> Schema:
+    """The file ``name``.json holds one object."""
+    parts = definitions(model)
+    whole = parts.pop(model.__name__)
+    body = {key: value for key, value in whole.items() if key not in ("title", "description")}
+    return _document(
+        f"{name}-{version(model)}", f"{name}.json", whole["description"], {**body, "$defs": parts}
+    )
+
+
+def _of_journal() -> Schema:
+    """Each line of journal.jsonl is one event."""
+    events = get_args(journal.Event)
+    parts = definitions(*events)
+    known = {event.model_fields["event"].default: event for event in events}
+    rules = [
+        {"if": {"properties": {"event": {"const": name}}}, "then": _reference(event)}
+        for name, event in known.items()
+    ]
+    properties = {"event": {"type": "string", "examples": list(known)}, "time": {"type": "string"}}
+    about = "One line of journal.jsonl, in the order of time. Leave events out that are not named here."
+    body = {"type": "object", "properties": properties, "required": ["event", "time"], "allOf": rules}
+    return _document(f"journal-{journal.JOURNAL_SCHEMA}", "journal.jsonl", about, {**body, "$defs": parts})
 
 
 def _of_answer() -> Schema:
@@ -416,7 +501,10 @@ def _of_answer() -> Schema:
     properties = {
         "schema": {"const": JSON_SCHEMA, "description": "version of this object"},
         "command": {"type": "string", "description": "what was called; missing when the command failed"},
-        "status": {"enum": ["ok", "error"]},
+        "status": {
+            "enum": ["ok", "error", "failed", "quality"],
+            "description": "ok: exit code 0; failed and quality: of a batch that came to its end",
+        },
     }
     body: Schema = {
         "type": "object",
@@ -436,7 +524,7 @@ def _reference(form: type[BaseModel] | str) -> Schema:
 
 def schemas() -> Iterator[tuple[str, str]]:
     """(file name, text) of every schema."""
-    for document in (_of_record(), _of_answer()):
+    for document in (_of_model(RunRecord, "run"), _of_answer(), _of_journal(), _of_model(Summary, "summary")):
         yield document["$id"].partition(":")[2] + ".json", json.dumps(document, indent=2) + "\n"
 
 

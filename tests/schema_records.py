@@ -51,6 +51,15 @@ ANSWERS: tuple[dict[str, Any], ...] = (
         **{**_HEAD, "command": "affine", "dry_run": True, "output": "out", "outputs": ["run.json"]},
         **{"device": "cpu", "weights": None, "memory_mb": 1, "disk_mb": 1, "config": {}, "warnings": []},
     },
+    {
+        **{**_HEAD, "status": "failed", "command": "batch", "code": 8, "folder": "out", "page": None},
+        **{"counts": {"killed": 1}, "made_again": {"a": "inputs differ"}, "summary": "out/summary.json"},
+    },
+    {
+        **{**_HEAD, "command": "batch", "dry_run": True, "cases": 2, "to_make": 1, "again": {"a": "so"}},
+        **{"disk_gb": 0.1, "ids": ["a"]},
+    },
+    {**_HEAD, "command": "batch", "folder": "out", "parts": []},
     {**_FILES, "command": "apply"},
     {**_FILES, "command": "compose"},
     {**_FILES, "command": "convert"},
@@ -62,6 +71,40 @@ ANSWERS: tuple[dict[str, Any], ...] = (
     {**_HEAD, "status": "error", "command": "doctor", "checks": []},
     {**_HEAD, "command": "of a later version"},
 )
+
+_WHEN = "2026-01-02T03:04:05+00:00"
+_ONE = {"time": _WHEN, "id": "a"}
+_TRY = {**_ONE, "attempt": 1}
+JOURNAL_1: tuple[dict[str, Any], ...] = (
+    {
+        **{"time": _WHEN, "event": "begin", "schema_version": 1, "program": "neuroreg 0.1.0", "pid": 1},
+        **{"host": "a", "planned": 2, "engine": "serial", "slots": 1, "argv": []},
+    },
+    {**_ONE, "event": "planned", "why": ""},
+    {**_ONE, "event": "skipped", "state": "ok"},
+    {**_TRY, "event": "started", "pid": 2, "host": "a"},
+    {
+        **{**_TRY, "event": "ok", "state": "ok", "verdict": "pass", "reasons": [], "seconds": 1.5},
+        **{"key": DIGEST, "outputs": {"moved.nii.gz": DIGEST}},
+    },
+    {
+        **{**_TRY, "event": "failed", "state": "failed-data", "kind": "DataError", "message": "so"},
+        **{"seconds": 1, "again": False},
+    },
+    {"time": _WHEN, "event": "end", "counts": {"ok": 1, "failed-data": 1}, "code": 8},
+)
+"""A line of each kind, with what every one of version 1 has."""
+
+SUMMARY_1: dict[str, Any] = {
+    **{"schema_version": 1, "program": "neuroreg 0.1.0", "shard": None, "started": _WHEN, "finished": _WHEN},
+    **{"exit_code": 8, "counts": {"failed-data": 1}},
+    "cases": [
+        {
+            **{"id": "a", "state": "failed-data", "verdict": None, "reasons": [], "attempts": 1},
+            **{"seconds": 1.5, "exit_code": 65, "kind": "DataError", "message": "so"},
+        }
+    ],
+}
 
 
 @functools.cache

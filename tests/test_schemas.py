@@ -5,14 +5,19 @@ import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pipeline_phantoms as phantoms
 import pytest
-from schema_records import ANSWERS, RUN_1, RUN_2, check, validator
+from schema_records import ANSWERS, JOURNAL_1, RUN_1, RUN_2, SUMMARY_1, check, validator
 
 from neuroreg.cli import COMMANDS, load_command, run
+from neuroreg.cohort.case import Case, Cohort
+from neuroreg.cohort.config import BatchConfig
+from neuroreg.cohort.journal import Event, read_journal
+from neuroreg.cohort.runner import run_batch
+from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.finished import Recorded
 from neuroreg.pipeline.record import RunRecord, read_record
 
@@ -73,7 +78,7 @@ def test_a_schema_is_one_and_stays_open(name: str) -> None:
 def test_the_readme_names_every_schema() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(.+)\.json` \| `neuroreg:(.+?)` ", text, re.MULTILINE) == [
-        (name, name) for name in sorted(NAMES, reverse=True)
+        (name, name) for name in NAMES
     ]
 
 
@@ -126,6 +131,57 @@ def test_an_answer_made_by_hand_is_valid_and_may_grow(answer: dict[str, Any]) ->
         if answer.get("command") != "of a later version" or key in ("schema", "status"):
             with pytest.raises(AssertionError):
                 check({name: value for name, value in answer.items() if name != key}, "json-1")
+
+
+@pytest.mark.parametrize("line", JOURNAL_1, ids=lambda line: line["event"])
+def test_a_line_of_a_journal_made_by_hand_is_valid_and_read(line: dict[str, Any], tmp_path: Path) -> None:
+    check(line, "journal-1")
+    check({**line, "later": {}}, "journal-1")
+    for key in line:
+        with pytest.raises(AssertionError):
+            check({name: value for name, value in line.items() if name != key}, "journal-1")
+    (tmp_path / "journal.jsonl").write_text(json.dumps({**line, "later": {}}) + "\n")
+    (event,), broken = read_journal(tmp_path / "journal.jsonl")
+    assert (event.event, broken) == (line["event"], 0)
+
+
+def test_every_event_has_a_line_made_by_hand() -> None:
+    assert {line["event"] for line in JOURNAL_1} == {
+        kind.model_fields["event"].default for kind in get_args(Event)
+    }
+    check({"time": "2027-01-01T00:00:00+00:00", "event": "of a later version"}, "journal-1")
+
+
+def test_a_summary_made_by_hand_is_valid_and_may_grow() -> None:
+    (case,) = SUMMARY_1["cases"]
+    check({**SUMMARY_1, "later": 1, "cases": [{**case, "later": 1}]}, "summary-1")
+    for key in SUMMARY_1:
+        with pytest.raises(AssertionError):
+            check({name: value for name, value in SUMMARY_1.items() if name != key}, "summary-1")
+    for key in case:
+        short = {name: value for name, value in case.items() if name != key}
+        with pytest.raises(AssertionError):
+            check({**SUMMARY_1, "cases": [short]}, "summary-1")
+
+
+@pytest.mark.slow
+def test_a_real_batch_keeps_its_word(tmp_path: Path) -> None:
+    fixed, moving = phantoms.save_pair(tmp_path)
+    (tmp_path / "none.nii.gz").write_bytes(b"")
+    settings = {"fixed": fixed, "method": "affine", "outputs": ("affine",)}
+    cases = [
+        Case(name, RegisterConfig(moving=path, **settings))
+        for name, path in (("a", moving), ("b", tmp_path / "none.nii.gz"))
+    ]
+    out = tmp_path / "out"
+    outcome = run_batch(Cohort(cases), BatchConfig(output=out, jobs=1, threads=1))
+    assert outcome.exit_code == 8
+    for line in (out / "journal.jsonl").read_text().splitlines():
+        check(json.loads(line), "journal-1")
+    summary = json.loads((out / "summary.json").read_text())
+    check(summary, "summary-1")
+    assert [case["exit_code"] for case in summary["cases"]] == [None, 65]
+    check(json.loads((out / "a" / "run.json").read_text()), "run-2")
 
 
 def words_of(name: str) -> Iterator[tuple[str, set[str]]]:

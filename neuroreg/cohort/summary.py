@@ -23,7 +23,7 @@ FAILED_EXTRA = ("state", "exit_code", "attempts", "message")
 class CaseSummary(BaseModel):
     """One case of ``summary.json``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     id: str
     state: State
@@ -42,7 +42,7 @@ class CaseSummary(BaseModel):
 class Summary(BaseModel):
     """``summary.json``: the whole batch, or one shard of it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     schema_version: int = SUMMARY_SCHEMA
     program: str = f"neuroreg {__version__}"
