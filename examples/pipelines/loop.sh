@@ -20,7 +20,7 @@ root=$(cd -- "$(dirname -- "$manifest")" && pwd)
 absolute() { if [[ $1 == /* ]]; then printf '%s' "$1"; else printf '%s' "$root/$1"; fi; }
 
 exec 3<"$manifest" # not standard input: a command in the loop could read from it
-IFS= read -r header <&3
+IFS= read -r header <&3 || true
 header=${header#$'\xef\xbb\xbf'}
 if [[ ${header%$'\r'} != $'id\tfixed\tmoving' ]]; then
   echo "$manifest: the first line must be id, fixed, moving with tabs between them" >&2
