@@ -106,6 +106,7 @@ def test_a_case_that_fails_never_stops_the_others(tmp_path: Path) -> None:
     assert not [path for path in (mixed / "out" / ".work").iterdir() if path.is_dir()]
 
 
+@pytest.mark.faults
 def test_a_case_killed_once_succeeds_and_takes_nobody_along(tmp_path: Path) -> None:
     acts = {
         "a": {"seconds": 0.3},
@@ -117,6 +118,7 @@ def test_a_case_killed_once_succeeds_and_takes_nobody_along(tmp_path: Path) -> N
     assert outcome.exit_code == 0
 
 
+@pytest.mark.faults
 def test_a_case_that_hangs_is_ended_and_the_one_beside_it_begun_again(tmp_path: Path) -> None:
     acts = {"a": {"act": "hang"}, "b": {"seconds": 0.8}, "c": {}}
     outcome = run(tmp_path, cohort(tmp_path, **acts), jobs=2, case_timeout_s=0.7)
@@ -125,6 +127,7 @@ def test_a_case_that_hangs_is_ended_and_the_one_beside_it_begun_again(tmp_path: 
     assert [one.attempts for one in outcome.standings] == [1, 1, 1], "a timeout is not tried again"
 
 
+@pytest.mark.faults
 def test_a_case_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
     outcome = run(tmp_path, cohort(tmp_path, a={"act": "eat"}, b={}, c={}), jobs=2, memory_limit_mb=200)
     assert states(outcome) == {"a": "killed", "b": "ok", "c": "ok"}
@@ -334,6 +337,7 @@ def gone(folder: Path, within_s: float = 3.0) -> bool:
     return not workers_of(folder)
 
 
+@pytest.mark.faults
 def test_a_killed_coordinator_leaves_nobody_and_resume_makes_the_rest(tmp_path: Path) -> None:
     coordinator = start(tmp_path, ACTS)
     coordinator.kill()
@@ -351,6 +355,7 @@ def test_a_killed_coordinator_leaves_nobody_and_resume_makes_the_rest(tmp_path: 
     assert [path.name for path in (tmp_path / "out" / ".work").iterdir()] == ["lock"]
 
 
+@pytest.mark.faults
 def test_a_terminated_coordinator_says_what_it_cancelled(tmp_path: Path) -> None:
     coordinator = start(tmp_path, ACTS)
     begin = time.monotonic()

@@ -11,12 +11,13 @@ from neuroreg.io import files, headers
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import Engine, load_engine
 from neuroreg.pipeline.register import disk_bytes
+from neuroreg.pipeline.template import load_template
 
 _MEMORY_OF_A_CASE = (
     1.2e9  # bytes: of a process with everything imported, at 1 mm; measured by neuroreg benchmark
 )
 _SAMPLED = 20  # fixed images whose headers are read for the estimate
-_USUAL_VOXELS = 9e6  # where no header can be read: 1 mm
+_USUAL_VOXELS = 9_000_000  # where no header can be read: 1 mm
 
 MethodSettings = str
 
@@ -43,11 +44,14 @@ def load_engines(cases: Iterable[Case]) -> dict[MethodSettings, Engine]:
 def bytes_of_a_case(cases: Sequence[Case]) -> float:
     """Estimated size of one case's outputs: the mean over a sample of the cases."""
     step = max(1, len(cases) // _SAMPLED)
-    sizes = []
-    for case in cases[::step]:
-        voxels = headers.voxels(case.config.fixed) or _USUAL_VOXELS
-        sizes.append(disk_bytes(int(voxels), case.config.outputs))
+    sizes = [disk_bytes(_voxels(case.config.fixed), case.config.outputs) for case in cases[::step]]
     return sum(sizes) / len(sizes) if sizes else 0.0
+
+
+def _voxels(fixed: Path) -> int:
+    if not fixed.exists():  # the template, which is written when the batch begins
+        return load_template().image.data.numel()
+    return headers.voxels(fixed) or _USUAL_VOXELS
 
 
 def check_disk(folder: Path, cases: int, each: float) -> None:
