@@ -97,7 +97,7 @@ JOURNAL_1: tuple[dict[str, Any], ...] = (
 
 SUMMARY_1: dict[str, Any] = {
     **{"schema_version": 1, "program": "neuroreg 0.1.0", "shard": None, "started": _WHEN, "finished": _WHEN},
-    **{"exit_code": 8, "counts": {"failed-data": 1}},
+    **{"exit_code": 8, "counts": {"failed-data": 1}, "seconds": 9.5, "journal_seconds": 0},
     "cases": [
         {
             **{"id": "a", "state": "failed-data", "verdict": None, "reasons": [], "attempts": 1},

@@ -21,6 +21,8 @@ import pytest
 from pipeline_programs import PIPELINES, Place
 from schema_records import check
 
+from neuroreg.cohort.case import DONE
+
 pytestmark = pytest.mark.slow
 
 FAST = ("--method", "affine", "--outputs", "affine", "--threads", "1")
@@ -78,15 +80,10 @@ def test_snakemake_registers(place: Place) -> None:
         )
     words = [program, "-s", PIPELINES / "Snakefile", "--cores", "2", "--keep-going", "--config"]
     words += [f"options={' '.join(FAST[:-2])}"]
-    planned = place.run(*words, "--dry-run")
-    assert planned.returncode == 0, planned.stderr
     first = place.run(*words)
     assert first.returncode == 1
     assert set(done(place)) == {"good"}
     text = (place.folder / "cohort.tsv").read_text()
-    (place.folder / "cohort.tsv").write_text(text.replace("empty\t", "like good\t").replace("empty", "good"))
-    refused = place.run(*words)
-    assert refused.returncode == 1  # an id with a space
     (place.folder / "cohort.tsv").write_text(text.splitlines()[0] + "\n" + text.splitlines()[1] + "\n")
     second = place.run(*words)
     assert second.returncode == 0, second.stderr
@@ -175,15 +172,17 @@ echo 17
 
 def test_a_slurm_array_leaves_one_summary_of_all(place: Place) -> None:
     place.program("sbatch", _SBATCH)
-    words = (PIPELINES / "slurm_array.sh", 3, "cohort.tsv", "-o", "out", *FAST[:-2])
+    words = (PIPELINES / "slurm_array.sh", 2, "cohort.tsv", "-o", "out", *FAST[:-2])
     assert place.run(*words, LOST="1").returncode == 0
     log = (place.folder / "log").read_text()
     assert (place.folder / "code").read_text() == "8\n", log
     assert set(done(place)) == {"good"}  # task 1 was lost: the last job made its case
-    for name in ("summary-2of3.json", "summary.json"):
+    for name in ("summary-2of2.json", "summary.json"):
         check(json.loads((place.folder / "out" / name).read_text()), "summary-1")
     summary = json.loads((place.folder / "out/summary.json").read_text())
-    assert {case["id"]: case["state"] for case in summary["cases"]} == {"good": "ok", "empty": "failed-data"}
+    states = {case["id"]: case["state"] for case in summary["cases"]}
+    assert states["good"] in DONE
+    assert states["empty"] == "failed-data"
     for journal in place.folder.glob("out/journal*.jsonl"):
         for line in journal.read_text().splitlines():
             check(json.loads(line), "journal-1")
