@@ -118,7 +118,9 @@ def test_every_dependency_is_used_and_every_import_declared() -> None:
     optional = PROJECT["project"]["optional-dependencies"]
     used = imported()
     assert core - used == set()
-    assert used <= core | modules(*(r for extra in ("ants", "greedy", "train") for r in optional[extra]))
+    assert used <= core | modules(
+        *(r for extra in ("ants", "greedy", "nipype", "train") for r in optional[extra])
+    )
 
 
 def test_doctor_asks_for_nothing_that_is_not_a_dependency() -> None:

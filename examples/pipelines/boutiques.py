@@ -6,15 +6,13 @@ Then: ``bosh exec launch register.boutiques.json invocation.json`` (pip install 
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from typer.models import OptionInfo
+from typing import Any
 
 from neuroreg import __version__
 from neuroreg.cli import COMMANDS
+from neuroreg.cli.parameters import Parameter, parameters
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -61,50 +59,38 @@ CODES = {
 }
 
 
-def kind(name: str, given: Any, info: Any) -> dict[str, Any]:
+def kind(parameter: Parameter) -> dict[str, Any]:
     """The type of one parameter, in the words of Boutiques."""
-    if given is bool or getattr(info, "count", False):
-        return {"type": "Flag"}
-    if given in (int, float):
-        lowest = {} if info.min is None else {"minimum": info.min}
-        return {"type": "Number", "integer": given is int, **lowest}
-    if get_origin(given) is Literal:
-        return {"type": "String", "value-choices": list(get_args(given))}
-    return {"type": "File" if given is Path and name not in NOT_FILES else "String"}
+    match parameter.kind:
+        case "flag":
+            return {"type": "Flag"}
+        case "integer" | "number":
+            lowest = {} if parameter.minimum is None else {"minimum": parameter.minimum}
+            return {"type": "Number", "integer": parameter.kind == "integer", **lowest}
+        case "choice":
+            return {"type": "String", "value-choices": list(parameter.choices)}
+    return {"type": "File" if parameter.kind == "path" and parameter.name not in NOT_FILES else "String"}
 
 
-def inputs(command: Callable[..., None]) -> Iterator[dict[str, Any]]:
+def inputs(command: str) -> Iterator[dict[str, Any]]:
     """Every parameter of a command as an input."""
-    for name, hint in get_type_hints(command, include_extras=True).items():
-        if name in LEFT_OUT or name == "return":
+    for parameter in parameters(command):
+        if parameter.name in LEFT_OUT:
             continue
-        given, info = get_args(hint)
-        given = (
-            next((kind for kind in get_args(given) if kind is not type(None)), given)
-            if union(given)
-            else given
-        )
-        word = name.strip("_")
-        entry: dict[str, Any] = {"id": word, "name": word.replace("_", " ")}
-        many = get_origin(given) is list
-        entry |= kind(name, get_args(given)[0] if many else given, info)
-        entry |= {"description": info.help} if info.help else {}
-        entry |= {"optional": name not in NEEDED, "value-key": f"[{word.upper()}]"}
-        if isinstance(info, OptionInfo):
-            flag = max(info.param_decls or (), key=len, default=f"--{word.replace('_', '-')}")
-            entry["command-line-flag"] = flag
-            entry |= {"list": True, "list-separator": f" {flag} "} if many else {}
+        word = parameter.name.strip("_")
+        entry = {"id": word, "name": word.replace("_", " "), **kind(parameter)}
+        entry |= {"description": parameter.help} if parameter.help else {}
+        entry |= {"optional": parameter.name not in NEEDED, "value-key": f"[{word.upper()}]"}
+        if parameter.option is not None:
+            entry["command-line-flag"] = parameter.option
+        if parameter.many:  # the option is said again before each value
+            entry |= {"list": True, "list-separator": f" {parameter.option} "}
         yield entry
-
-
-def union(hint: Any) -> bool:
-    """Whether a hint is "X | None"."""
-    return isinstance(hint, UnionType) or get_origin(hint) is Union
 
 
 def descriptor(name: str) -> dict[str, Any]:
     """The whole descriptor of one command."""
-    found = list(inputs(COMMANDS[name].load()))
+    found = list(inputs(name))
     first, *others = OUTPUTS[name]
     files = [
         {
