@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -69,7 +70,7 @@ def _picture(snapshot: "Snapshot") -> Group:
         cells = (standing.id, str(standing.attempts), standing.stage, f"{seconds:.0f}")
         table.add_row(*(Text(console.printable(cell)) for cell in cells))
     failures = [Text(console.printable(failure_line(one)), style="red") for one in snapshot.failures]
-    return Group(Text(in_one_line(snapshot)), bar, table, *failures)
+    return Group(Text(in_one_line(snapshot)), Padding(bar, 0), table, *failures)
 
 
 def in_one_line(snapshot: "Snapshot") -> str:
@@ -117,6 +118,9 @@ def show_failures(outcome: "Outcome", *, quiet: bool) -> None:
         shown = "; ".join(f"{name}: {why}" for name, why in again[:5])
         more = f"; and {len(again) - 5} more" if len(again) > 5 else ""
         console.note(f"made again: {shown}{more}", quiet=quiet)
+    if outcome.strangers:
+        count, first = len(outcome.strangers), outcome.strangers[0]
+        console.note(f"{count} finished cases are not of this cohort ({first}, ...) and stay", quiet=quiet)
     failed = [one for one in outcome.standings if one.state.startswith(("failed", "killed", "timeout"))]
     for standing in failed[:_SHOWN]:
         console.warn(failure_line(standing), quiet=quiet)

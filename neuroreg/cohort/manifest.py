@@ -64,7 +64,7 @@ def read_manifest(
     )
     checked = [(number, check_row(row, table)) for number, row in rows]
     found += [*_doubled(checked), *_of_rows(checked, real(output))]
-    faults += [f"line {number}: {fault}" for number, fault in sorted(found, key=lambda fault: fault[0])]
+    faults += _in_order(found)
     if faults or not rows:
         raise _refusal(path, faults or ["there are no cases"])
     cases = [row.case for _, row in checked if row.case is not None]
@@ -119,6 +119,14 @@ def _of_rows(checked: Sequence[tuple[int, Row]], output: Path) -> Iterable[tuple
         for column, path in row.lies:
             if holds(output, path) and path.relative_to(output).parts[0].lower() in ids:
                 yield number, f"{column}: the file lies in the output folder of a case ({path.name})"
+
+
+def _in_order(found: Iterable[tuple[int, str]]) -> list[str]:
+    """Each fault with its lines, by the first of them: one slip that is in every row leaves room for the others."""
+    lines: dict[str, list[int]] = {}
+    for number, fault in sorted(found, key=lambda fault: fault[0]):
+        lines.setdefault(fault, []).append(number)
+    return [f"{_lines(numbers)}: {fault}" for fault, numbers in lines.items()]
 
 
 def _notes(checked: Iterable[tuple[int, Row]]) -> list[str]:

@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from neuroreg.cohort.case import Case
 from neuroreg.errors import BusyError
 from neuroreg.io import files, headers
 from neuroreg.pipeline.config import RegisterConfig
-from neuroreg.pipeline.engine import Engine, load_engine
+from neuroreg.pipeline.engine import load_engine
 from neuroreg.pipeline.register import disk_bytes
 from neuroreg.pipeline.template import load_template
 
@@ -19,26 +20,34 @@ _MEMORY_OF_A_CASE = (
 _SAMPLED = 20  # fixed images whose headers are read for the estimate
 _USUAL_VOXELS = 9_000_000  # where no header can be read: 1 mm
 
-MethodSettings = str
+
+@dataclass(frozen=True)
+class Weights:
+    """The sha256 of what a method loads; "" where it loads nothing."""
+
+    method: str
+    affine: str
 
 
-def method_settings(config: RegisterConfig) -> MethodSettings:
+def method_settings(config: RegisterConfig) -> str:
     """What decides which networks are loaded; equal for cases that can share them."""
-    names = {"method", "weights", "affine", "refine", "options", "seed"}
+    names = {"method", "weights", "affine", "refine", "options"}
     return json.dumps(config.model_dump(mode="json", include=names), sort_keys=True)
 
 
-def load_engines(cases: Iterable[Case]) -> dict[MethodSettings, Engine]:
-    """Each distinct method made ready once, so that a wrong one is told before anything runs.
+def check_methods(cases: Iterable[Case]) -> dict[str, Weights]:
+    """Make each distinct method ready once, so that a wrong one is told before anything runs: settings -> weights.
 
     Raises UsageError, UnavailableError, DataError.
     """
-    engines: dict[MethodSettings, Engine] = {}
+    found: dict[str, Weights] = {}
     for case in cases:
         name = method_settings(case.config)
-        if name not in engines:
-            engines[name] = load_engine(case.config)
-    return engines
+        if name not in found:
+            engine = load_engine(case.config)
+            method, affine = engine.weights, engine.affine_weights
+            found[name] = Weights(method.sha256 if method else "", affine.sha256 if affine else "")
+    return found
 
 
 def bytes_of_a_case(cases: Sequence[Case]) -> float:

@@ -6,6 +6,7 @@ whatever dies, and whenever: a case is done, wholly, or it is not (RELIABILITY s
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -56,6 +57,8 @@ class Outcome:
     standings: Sequence[Standing]
     again: Mapping[str, str]
     """id -> why a case that was done before has been made again"""
+    strangers: Sequence[str]
+    """finished cases in the output folder that the cohort does not hold (any more)"""
     exit_code: int
     """0; 8 when a case failed; 3 under strict quality control when a verdict is not pass"""
 
@@ -76,14 +79,14 @@ def run_batch(
     """
     layout = layout or FolderLayout(config.output)
     cases = part_of(cohort.cases, config.shard)
-    preflight.load_engines(cases)
+    preflight.check_methods(cases)
     prepare_folder(config.output)
     with held(config.output, config.name) as work:
         if cohort.prepare is not None:
             cohort.prepare()
         plan = make_plan(cases, config, layout)
         preflight.check_disk(config.output, len(plan.todo), preflight.bytes_of_a_case(plan.todo))
-        options = WorkerOptions(reporter=reporter, argv=scrubbed_argv(argv))
+        options = WorkerOptions(reporter=reporter, argv=tuple(sys.argv if argv is None else argv))
         journal = Journal(config.output / f"journal{config.name}.jsonl")
         try:
             return _Run(plan, config, layout, work, journal, watch, options).run()
@@ -152,7 +155,7 @@ class _Run:
                 planned=len(self._plan.cases),
                 engine=self._config.engine,
                 slots=engine.slots if engine else 0,
-                argv=self._options.argv,
+                argv=scrubbed_argv(self._options.argv),
             ),
             *skipped,
             *todo,
@@ -288,6 +291,7 @@ class _Run:
             self._board.snapshot(),
             [*self._board.standings.values()],
             self._plan.again,
+            () if self._config.shard is not None else self._layout.strangers(self._cases.keys()),
             self._exit_code(error),
         )
         counts = outcome.snapshot.counts

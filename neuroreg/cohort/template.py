@@ -13,7 +13,7 @@ import torch
 from neuroreg.errors import CannotCreateError, NeuroregError
 from neuroreg.io.files import prepare_folder
 from neuroreg.io.images import read_image, read_labels, write_image
-from neuroreg.io.tables import Cell, read_label_names, write_csv
+from neuroreg.io.tables import Cell, plain, read_label_names, write_csv
 from neuroreg.pipeline.template import DEFAULT, load_template
 from neuroreg.volume import Volume
 
@@ -44,7 +44,7 @@ def _prepare(folder: Path) -> None:
     _put(
         table,
         write=lambda: write_csv(table, ("id", "name"), rows),
-        same=lambda: read_label_names(table) == template.names,
+        same=lambda: {k: plain(name) for k, name in read_label_names(table).items()} == template.names,
     )
 
 
