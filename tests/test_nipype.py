@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from neuroreg.errors import DataError, NoInputError
 from neuroreg.pipeline.inputs import FILES, MOVED_LABELS, ROIS
 
 os.environ.setdefault("NO_ET", "1")  # nipype would ask its server for the newest version
-pytest.importorskip("nipype", reason="nipype is not installed")
 pytestmark = [
-    pytest.mark.oracle,  # for the seconds that nipype takes to be imported
+    pytest.mark.skipif(find_spec("nipype") is None, reason="nipype is not installed"),
+    pytest.mark.oracle,  # for the second that nipype takes to be imported
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning"),
 ]
 

@@ -13,12 +13,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pipeline_phantoms as phantoms
 import pytest
-from pipeline_programs import PIPELINES, Place
+from pipeline_programs import PIPELINES, ROOT, Place, understood
 from schema_records import check
 
 from neuroreg.cohort.case import DONE
@@ -231,6 +232,7 @@ def test_the_jobs_of_dask_ask_for_what_was_said(kind: str, recipe: dict[str, Any
     for option, value in (("--nthreads", "1"), ("--resources", "GPU=1"), ("--protocol", "tls://")):
         assert started[started.index(option) + 1] == value
     assert "--no-dashboard" in started
+    assert "export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'" in script
     for option, key in (
         ("--tls-ca-file", "--tls-ca"),
         ("--tls-cert", "--tls-cert"),
@@ -238,10 +240,9 @@ def test_the_jobs_of_dask_ask_for_what_was_said(kind: str, recipe: dict[str, Any
     ):
         assert started[started.index(option) + 1] == str(keys[key])
     assert {path.stat().st_mode & 0o777 for path in keys.values()} == {0o600}
-    from pipeline_programs import understood
-
     told = understood(recipe["command"](address, keys, asked)[3:])
     assert (told["engine"], told["scheduler"], told["threads"]) == ("dask", address, 3)
+    assert told["device"] == "cuda"
     assert {told[name] for name in ("tls_ca", "tls_cert", "tls_key")} == set(keys.values())
 
 
@@ -251,15 +252,34 @@ echo "Submitted batch job $!"
 """
 
 
+def stand_in_for_slurm(place: Place) -> None:
+    """Programs that run a job at once, and end it."""
+    place.program("sbatch", _RUNS_AT_ONCE)
+    place.program("scancel", '#!/usr/bin/env bash\nfor id; do pkill -P "$id"; done\n')
+
+
+def test_a_cohort_is_registered_by_dask_on_slurm(place: Place) -> None:
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    if find_spec("neuroreg.cohort.dask_engine") is None:
+        pytest.skip("this neuroreg has no engine for Dask")
+    stand_in_for_slurm(place)
+    words = (sys.executable, PIPELINES / "dask_slurm.py", "--workers", "1", "--cores", "1", "--")
+    told = place.run(*words, "cohort.tsv", "-o", "out", *FAST[:-2], PYTHONPATH=str(ROOT))
+    assert told.returncode == 8, told.stderr
+    assert "waiting for the first of the jobs" in told.stderr
+    assert set(done(place)) == {"good"}
+    summary = json.loads((place.folder / "out/summary.json").read_text())
+    assert {case["id"]: case["exit_code"] for case in summary["cases"]} == {"good": None, "empty": 65}
+    assert [path.name for path in place.folder.glob(".neuroreg-tls-*")] == []
+
+
 def test_a_worker_comes_over_tls_and_offers_its_card(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from distributed import Client
     from distributed.security import Security
 
-    place = Place(tmp_path)
-    place.program("sbatch", _RUNS_AT_ONCE)
-    place.program("scancel", '#!/usr/bin/env bash\nfor id; do pkill -P "$id"; done\n')
+    stand_in_for_slurm(Place(tmp_path))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     cluster_class, special = cluster_of("slurm", recipe)

@@ -6,7 +6,8 @@ Needs dask-jobqueue (pip install dask-jobqueue). Runs where jobs can be submitte
 has ended: in tmux, or in a small job of its own. The scheduler of Dask runs in this process; it and the workers talk by
 TLS, with a key made for this run that lies in a folder of the working directory only you can read (workers read it
 there, so the file system must be the same). ``--gpu`` asks for a graphics card per job, which the worker then offers as
-``GPU=1``. Without dask-jobqueue use slurm_array.sh: it needs nothing.
+``GPU=1``, and computes on it. A job whose time is over does not come again: ask for enough, or call again with --resume.
+Without dask-jobqueue use slurm_array.sh: it needs nothing.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask
 from distributed.security import Security
 
 Special = Callable[[argparse.Namespace], dict[str, Any]]
@@ -57,8 +59,13 @@ def start(kind: Any, special: Special, asked: argparse.Namespace, security: Secu
         interface=asked.interface,
         protocol="tls://",
         security=security,
-        scheduler_options={"dashboard": False},
+        scheduler_options={
+            "allowed_failures": 1,  # a case that kills its worker is tried twice, not until no worker is left
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
+        },
         worker_extra_args=["--no-dashboard", *(["--resources", "GPU=1"] if asked.gpu else [])],
+        job_script_prologue=["export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'"],  # pages without a lock
         **special(asked),
     )
 
@@ -66,7 +73,8 @@ def start(kind: Any, special: Special, asked: argparse.Namespace, security: Secu
 def command(address: str, keys: dict[str, Path], asked: argparse.Namespace) -> list[str]:
     """What registers the cohort on the cluster at ``address``."""
     tls = [word for option, path in keys.items() for word in (option, str(path))]
-    program = [sys.executable, "-m", "neuroreg", "batch", *asked.batch, "--threads", str(asked.cores)]
+    usual = ["--threads", str(asked.cores), *(["--device", "cuda"] if asked.gpu else [])]
+    program = [sys.executable, "-m", "neuroreg", "batch", *usual, *asked.batch]
     return [*program, "--engine", "dask", "--scheduler", address, *tls]
 
 
@@ -89,7 +97,8 @@ def running(kind: Any, special: Special, asked: argparse.Namespace) -> Iterator[
     """The cluster, with its jobs submitted, and the files of its key; both gone at the end."""
     with tempfile.TemporaryDirectory(prefix=".neuroreg-tls-", dir=Path.cwd()) as folder:
         security, keys = make_keys(Path(folder))
-        with start(kind, special, asked, security) as cluster:
+        routes = {"distributed.scheduler.http.routes": []}
+        with dask.config.set(routes), start(kind, special, asked, security) as cluster:
             cluster.scale(jobs=asked.workers)
             yield cluster, keys
 
@@ -99,6 +108,8 @@ def main(kind: Any, special: Special, arguments: Sequence[str]) -> int:
     asked = parse(arguments)
     with running(kind, special, asked) as (cluster, keys):
         words = command(cluster.scheduler_address, keys, asked)
+        print("waiting for the first of the jobs", file=sys.stderr)
+        cluster.wait_for_workers(1)
         print("+", *words, file=sys.stderr)
         return subprocess.run(words, check=False).returncode
 
