@@ -6,7 +6,7 @@ Needs dask-jobqueue (pip install dask-jobqueue). Runs where jobs can be submitte
 has ended: in tmux, or in a small job of its own. The scheduler of Dask runs in this process; it and the workers talk by
 TLS, with a key made for this run that lies in a folder of the working directory only you can read (workers read it
 there, so the file system must be the same). ``--gpu`` asks for a graphics card per job, which the worker then offers as
-``GPU=1``, and computes on it. A job whose time is over does not come again: ask for enough, or call again with --resume.
+``GPU=1``, and computes on it. A job whose time is over does not come again: ask for enough, or use --resume.
 Without dask-jobqueue use slurm_array.sh: it needs nothing.
 """
 
