@@ -194,7 +194,7 @@ def words_of(name: str) -> Iterator[tuple[str, set[str]]]:
 
 def test_every_command_that_answers_is_described(maker: dict[str, Any]) -> None:
     answering = {word for name in COMMANDS for word, options in words_of(name) if "--json" in options}
-    assert answering == set(maker["ANSWERS"])
+    assert answering == set(maker["ANSWERS"]), "describe what it puts on stdout in examples/make_schemas.py"
 
 
 def test_a_real_run_and_its_plan_keep_their_word(
