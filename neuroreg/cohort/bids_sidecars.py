@@ -1,0 +1,58 @@
+"""The JSON files beside BIDS derivatives: what a file is, what it was made of, and where it lies in the head."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from neuroreg.cohort.bids_names import SAFE, Placed
+from neuroreg.io.images import read_image
+from neuroreg.pipeline.inputs import FILES
+from neuroreg.pipeline.record import RunRecord
+from neuroreg.preprocess.brain import looks_stripped
+
+_POINTS = (
+    "points of {to} (mm, LPS) to points of {of}, so that an image of {of} resampled through it lies in {to}"
+)
+_DESCRIPTIONS: Mapping[str, str] = {
+    "image": "The T1w image in {space}, interpolated once, through the whole of the transform.",
+    "field": f"Displacements on the grid of the reference image, affine included (mm, LPS): from {_POINTS}.",
+    "transform": f"Composite transform of ITK, an affine and a displacement field: from {_POINTS}.",
+    "inverse": f"Composite transform of ITK, inverse of the registration: from {_POINTS}.",
+    "affine": f"The affine part alone, as ITK writes it: from {_POINTS}.",
+    "jacobian": "Determinant of the Jacobian of the whole map from {space} to the T1w image, affine included: above 1 "
+    "where the T1w image is larger than the reference image.",
+}
+
+
+def sidecars(one: Placed, record: RunRecord, work: Path) -> dict[str, dict[str, object]]:
+    """Name in ``run.json`` -> the JSON that belongs beside it, for each output of the run that BIDS has a place for.
+
+    Raises DataError, NoInputError when the moved image in ``work`` cannot be read.
+    """
+    roles = {name: role for role, name in FILES.items()}
+    names = [name for name in one.files if name in record.outputs]
+    transform = next((name for name in ("transform.h5", "affine.mat") if name in names), None)
+    return {
+        name: _sidecar(one, roles[name], work / name, None if transform is None else one.files[transform])
+        for name in names
+    }
+
+
+def _sidecar(one: Placed, role: str, path: Path, transform: PurePosixPath | None) -> dict[str, object]:
+    """``transform`` is where the map lies that images were made with, if the run left one."""
+    scan, target, space = one.scan.uri, one.target.uri, f"space-{one.target.space}"
+    ends = ("the T1w image", space) if role == "inverse" else (space, "the T1w image")
+    sources = [scan, target]
+    if role in ("image", "jacobian") and transform is not None:
+        sources = [*([scan] if role == "image" else []), own_uri(transform)]
+    found: dict[str, object] = {
+        "Description": _DESCRIPTIONS[role].format(space=space, to=ends[0], of=ends[1]),
+        "Sources": sources,
+        "SpatialReference": scan if role == "inverse" else target,
+    }
+    return {**found, "SkullStripped": looks_stripped(read_image(path).volume)} if role == "image" else found
+
+
+def own_uri(path: PurePosixPath | str) -> str:
+    """The BIDS URI of a file of the dataset itself."""
+    return f"bids::{quote(str(path), safe=SAFE)}"
