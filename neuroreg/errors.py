@@ -1,5 +1,6 @@
 """The error family: every error knows its exit code, the file it is about and its one-line remedy."""
 
+import errno
 from pathlib import Path
 from typing import ClassVar
 
@@ -71,3 +72,42 @@ class BusyError(NeuroregError):
     """Another run holds the output, or memory is too short now; trying again later can help."""
 
     exit_code = 75
+
+
+_WRITE_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
+_CREATE_ERRNO = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def as_known(error: Exception) -> NeuroregError:
+    """Any exception as one of ours: memory (75), disk (73, 74), else a bug (70)."""
+    if isinstance(error, NeuroregError):
+        return error
+    if _is_out_of_memory(error):
+        return BusyError(
+            "memory ran out", remedy="close other programs, or use fewer --threads or a smaller image"
+        )
+    if isinstance(error, OSError) and error.errno in _WRITE_ERRNO:
+        return WriteError(
+            error.strerror or "write failed", file=error.filename, remedy="free some disk space"
+        )
+    if isinstance(error, OSError) and error.errno in _CREATE_ERRNO:
+        return CannotCreateError(
+            error.strerror or "not permitted", file=error.filename, remedy="check the permissions"
+        )
+    first = str(error).strip().split("\n")[0]
+    return InternalError(
+        f"unexpected {type(error).__name__}: {first}",
+        remedy="this is a bug; run again with --debug and report it",
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (
+            isinstance(error, RuntimeError)
+            and ("can't allocate memory" in text or "not enough memory" in text)
+        )
+    )

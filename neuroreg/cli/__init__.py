@@ -1,6 +1,5 @@
 """The command line: a table of commands loaded on first use, and the one place where errors become exit codes."""
 
-import errno
 import os
 import re
 import signal
@@ -14,14 +13,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from neuroreg.errors import (
-    BusyError,
-    CannotCreateError,
-    InternalError,
-    NeuroregError,
-    UsageError,
-    WriteError,
-)
+from neuroreg import errors
+from neuroreg.errors import NeuroregError, UsageError
 from neuroreg.registry import Entry, find
 
 COMMANDS: Mapping[str, Entry] = {
@@ -30,6 +23,9 @@ COMMANDS: Mapping[str, Entry] = {
     "apply": Entry("neuroreg.cli.apply:command", "Move images or labels by transforms that exist already."),
     "evaluate": Entry(
         "neuroreg.cli.evaluate:command", "Compare two label maps, region by region (also: eval)."
+    ),
+    "batch": Entry(
+        "neuroreg.cli.batch:command", "Register a cohort, resumable; one bad case never stops the rest."
     ),
     "train": Entry("neuroreg.cli.train:command", "Make a weight file from its recipe."),
     "methods": Entry("neuroreg.cli.methods:command", "List the registration methods."),
@@ -198,45 +194,11 @@ def _report(error: NeuroregError, *, json: bool) -> int:
     return error.exit_code
 
 
-_WRITE_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
-_CREATE_ERRNO = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-
-
 def as_known(error: Exception) -> NeuroregError:
-    """Any exception as one of ours: usage (2), memory (75), disk (73, 74), else a bug (70)."""
-    if isinstance(error, NeuroregError):
-        return error
+    """Any exception as one of ours: what typer refuses is usage (2), the rest as ``errors.as_known`` says."""
     if hasattr(error, "format_message") and getattr(error, "exit_code", None) == 2:
         name = getattr(getattr(error, "ctx", None), "command_path", "neuroreg")
         return UsageError(error.format_message(), remedy=f"see {name} --help")
     if isinstance(error, typer.Abort):
         return UsageError("aborted")
-    if _is_out_of_memory(error):
-        return BusyError(
-            "memory ran out", remedy="close other programs, or use fewer --threads or a smaller image"
-        )
-    if isinstance(error, OSError) and error.errno in _WRITE_ERRNO:
-        return WriteError(
-            error.strerror or "write failed", file=error.filename, remedy="free some disk space"
-        )
-    if isinstance(error, OSError) and error.errno in _CREATE_ERRNO:
-        return CannotCreateError(
-            error.strerror or "not permitted", file=error.filename, remedy="check the permissions"
-        )
-    first = str(error).strip().split("\n")[0]
-    return InternalError(
-        f"unexpected {type(error).__name__}: {first}",
-        remedy="this is a bug; run again with --debug and report it",
-    )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (
-            isinstance(error, RuntimeError)
-            and ("can't allocate memory" in text or "not enough memory" in text)
-        )
-    )
+    return errors.as_known(error)

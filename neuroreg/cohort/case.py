@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from neuroreg.pipeline.config import RegisterConfig
+from neuroreg.pipeline.config import AFFINES, RegisterConfig
 
 State = Literal[
     "planned",
@@ -20,7 +20,7 @@ State = Literal[
     "timeout",
     "cancelled",
 ]
-"""planned and running are on the way; every other state is an end. ``ok-qc-warn``: done, but the verdict is not pass."""
+"""planned and running are on the way; all others are an end. ``ok-qc-warn``: done, but the verdict is not pass."""
 
 DONE: frozenset[State] = frozenset({"ok", "ok-qc-warn"})
 FAILED: frozenset[State] = frozenset({"failed-data", "failed-io", "failed-bug", "killed", "timeout"})
@@ -55,3 +55,14 @@ class Cohort:
     """what the user should know about the manifest: columns not used, and the like"""
     prepare: Callable[[], None] | None = None
     """makes the files that cases read and the program brings along (the template); called when the output is held"""
+
+
+def absolute(config: RegisterConfig) -> RegisterConfig:
+    """The same settings with absolute paths, for a process that works elsewhere."""
+    changes: dict[str, object] = {name: value.absolute() for name, value in config if isinstance(value, Path)}
+    changes["also"] = tuple(path.absolute() for path in config.also)
+    if config.affine not in AFFINES:
+        changes["affine"] = str(Path(config.affine).absolute())
+    if config.weights is not None and Path(config.weights).is_file():
+        changes["weights"] = str(Path(config.weights).absolute())
+    return config.model_copy(update=changes)

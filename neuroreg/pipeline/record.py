@@ -195,8 +195,8 @@ def scrub(config: BaseModel, *, full: bool) -> dict[str, object]:
     return settings
 
 
-def _digest(path: Path) -> str:
-    """As an input is recorded: an image in two files by both of them."""
+def digest(path: Path) -> str:
+    """The sha256 of an input as a record has it: an image in two files by both of them. Raises NoInputError."""
     return read_image(path).sha256 if path.suffix in _TWO_FILES else files.sha256(path)
 
 
@@ -236,6 +236,6 @@ def locate(role: str, recorded: Mapping[str, object], folders: Sequence[Path], *
     if not present:
         raise NoInputError(f"the {what} of the recorded run {verb} not here", file=name, remedy=remedy)
     for place in present:
-        if _digest(place) == recorded.get("sha256"):
+        if digest(place) == recorded.get("sha256"):
             return place
     raise DataError(f"the {what} {verb} not the file of the recorded run (sha256 differs)", file=name)

@@ -1,6 +1,6 @@
 """The verb ``register``: read, check, align, judge, write."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ from neuroreg.transforms import Transform
 
 _BYTES_PER_FIXED_VOXEL = 64  # moved, total field, Jacobian and the float64 of one slab, measured
 _BYTES_ON_DISK = {"image": 4, "field": 12, "jacobian": 4, "transform": 1.6, "inverse": 1.6}
+_REPORT_BYTES = 3e6
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class _Run:
     inputs: Inputs
     threads: int
     reporter: Reporter | None
+    argv: Sequence[str] | None
 
     @property
     def full(self) -> bool:
@@ -70,10 +72,13 @@ def register(
     progress: Progress = silent,
     reporter: Reporter | None = None,
     command: str = "register",
+    engines: Callable[[RegisterConfig], Engine] = load_engine,
+    argv: Sequence[str] | None = None,
 ) -> RunRecord:
     """Register one pair and leave the outputs in ``config.folder``; returns the record, which is there as well.
 
-    Without a ``reporter`` no page is written. Raises the errors of RELIABILITY section 3; then nothing of this run
+    Without a ``reporter`` no page is written. ``engines`` may keep what it loads; ``argv`` goes into the record (None:
+    the command line of this process). Raises the errors of RELIABILITY section 3; then nothing of this run
     stays in the folder.
     """
     clock = Clock(progress)
@@ -82,12 +87,12 @@ def register(
     with clock("check"):
         check_output_folder(config)
         threads = resources.set_up(threads=config.threads, deterministic=config.deterministic)
-        engine = load_engine(config)
+        engine = engines(config)
         choose_device(config.device)
     with clock("read"):
         inputs = read_inputs(config)
         preflight(inputs)
-    run = _Run(config, command, clock, engine, inputs, threads, reporter)
+    run = _Run(config, command, clock, engine, inputs, threads, reporter, argv)
     with _folder(config.folder), all_or_nothing(config.folder, named_outputs(config)):
         alignment = align(config, inputs, engine, clock)
         return _leave(run, alignment)
@@ -114,6 +119,12 @@ def preflight(inputs: Inputs) -> None:
     resources.preflight(voxels * _BYTES_PER_FIXED_VOXEL, what=f"an image of {voxels} voxels")
 
 
+def disk_bytes(voxels: int, outputs: Sequence[str]) -> float:
+    """About how much disk the outputs of a fixed image of so many voxels take."""
+    pages = _REPORT_BYTES if "report" in outputs else 0.0
+    return sum(size * voxels for role, size in _BYTES_ON_DISK.items() if role in outputs) + pages
+
+
 def plan(config: RegisterConfig) -> dict[str, object]:
     """``--dry-run``: every check of a real run, and what it would do. Computes and writes nothing."""
     check_output_folder(config)
@@ -123,7 +134,6 @@ def plan(config: RegisterConfig) -> dict[str, object]:
     inputs = read_inputs(config)
     preflight(inputs)
     voxels = inputs.fixed.data.numel()
-    disk = sum(size * voxels for role, size in _BYTES_ON_DISK.items() if role in config.outputs)
     return {
         "dry_run": True,
         "output": config.folder.name,
@@ -131,7 +141,7 @@ def plan(config: RegisterConfig) -> dict[str, object]:
         "device": str(device),
         "weights": None if engine.weights is None else engine.weights.name,
         "memory_mb": round(voxels * (_BYTES_PER_FIXED_VOXEL + 300) / 1e6),
-        "disk_mb": round(disk / 1e6),
+        "disk_mb": round(disk_bytes(voxels, config.outputs) / 1e6),
         "config": scrub(config, full=config.provenance == "full"),
         "warnings": list(inputs.warnings),
     }
@@ -218,7 +228,7 @@ def _provenance(run: _Run, alignment: Alignment) -> dict[str, Any]:
     }
     return {
         "command": run.command,
-        "argv": scrubbed_argv(full=run.full),
+        "argv": scrubbed_argv(run.argv, full=run.full),
         "versions": versions(),
         "machine": machine(),
         "device": alignment.device,

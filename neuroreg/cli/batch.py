@@ -1,0 +1,257 @@
+"""neuroreg batch: register a cohort, resumable, one bad case never stopping the others."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from neuroreg.cli import batch_view, console, options
+from neuroreg.errors import QualityError, UsageError
+
+if TYPE_CHECKING:
+    from neuroreg.cohort.case import Cohort
+    from neuroreg.cohort.config import BatchConfig
+    from neuroreg.cohort.runner import Outcome
+
+REPORTER = "neuroreg.report.page:write_report"
+FAILED_EXIT = 8
+
+_COHORT = typer.Argument(
+    metavar="COHORT", help="A manifest (CSV, TSV), or a folder of images.", show_default=False
+)
+_FIXED = typer.Option(
+    "-f",
+    "--fixed",
+    metavar="IMAGE|template",
+    help="The fixed image of all cases (default: the manifest's; else the template that comes with the package).",
+    rich_help_panel="Inputs",
+)
+_PAIRS = typer.Option("--pairs", help="all: every ordered pair of a folder.", rich_help_panel="Inputs")
+_ROOT = typer.Option(
+    "--root",
+    metavar="DIR",
+    help="Where paths of the manifest start, and must stay (default: its folder).",
+    rich_help_panel="Inputs",
+)
+_STATUS = typer.Option(
+    "--status", metavar="OUT", help="Show how a batch stands, from any terminal.", show_default=False
+)
+
+
+def command(
+    cohort: Annotated[Path | None, _COHORT] = None,
+    output: options.BatchOutput = None,
+    fixed: Annotated[str | None, _FIXED] = None,
+    pairs: Annotated[Literal["all"] | None, _PAIRS] = None,
+    root: Annotated[Path | None, _ROOT] = None,
+    status: Annotated[Path | None, _STATUS] = None,
+    method: options.Method = None,
+    weights: options.Weights = None,
+    affine: options.AffinePart = None,
+    refine: options.Refine = None,
+    set_: options.Set = None,
+    frame: options.Frame = None,
+    xform: options.Xform = None,
+    max_voxels: options.MaxVoxels = None,
+    config: options.Config = None,
+    outputs: options.Outputs = None,
+    resume: options.Resume = False,
+    overwrite: options.OverwriteAll = False,
+    strict_qc: options.StrictQc = None,
+    provenance: options.Provenance = None,
+    engine: options.Engine = "serial",
+    jobs: options.Jobs = None,
+    workers: options.Workers = None,
+    scheduler: options.Scheduler = None,
+    tls_ca: options.TlsCa = None,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    shard: options.Shard = None,
+    retries: options.Retries = 1,
+    fail_fast: options.FailFast = False,
+    case_timeout: options.CaseTimeout = 3600.0,
+    memory_limit: options.MemoryLimit = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    seed: options.Seed = None,
+    deterministic: options.Deterministic = None,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Register every pair of a cohort: a folder for each, a journal, a summary, a page of them all.
+
+    What is done is done: a batch that was stopped or killed goes on with --resume. A case that fails is a line of
+    failed.csv, which is a manifest itself; the exit code is then 8.
+    """
+    given = locals()
+    if status is not None:
+        _check_alone(given, "status")
+        show_status(status, json=json)
+        return
+    if cohort is None or output is None:
+        raise UsageError(
+            "the cohort and the output folder are missing"
+            if cohort is None
+            else "the output folder is missing",
+            remedy="neuroreg batch COHORT -o OUT",
+        )
+    chosen = batch_config(given, output)
+    found = _find(given, cohort, output)
+    execute(found, chosen, given, command="batch")
+
+
+def _check_alone(given: Mapping[str, Any], name: str) -> None:
+    if given["cohort"] is not None or given["output"] is not None:
+        raise UsageError(
+            f"--{name} takes the output folder and runs nothing", remedy="leave COHORT and -o out"
+        )
+
+
+def _find(given: Mapping[str, Any], cohort: Path, output: Path) -> "Cohort":
+    """The cases that the command line names, all checked."""
+    from neuroreg.cohort.find import find_cohort
+
+    return find_cohort(
+        cohort,
+        register_settings(given),
+        output=output,
+        config_file=given["config"],
+        fixed=given["fixed"],
+        pairs=given["pairs"] == "all",
+        root=given["root"],
+    )
+
+
+_OF_REGISTER = (
+    *("method", "weights", "affine", "refine", "frame", "xform", "max_voxels", "outputs"),
+    *("strict_qc", "provenance", "device", "seed", "deterministic"),
+)
+_OF_BATCH = (
+    *("engine", "jobs", "workers", "scheduler", "tls_ca", "tls_cert", "tls_key", "threads"),
+    *("resume", "overwrite", "retries", "fail_fast"),
+)
+
+
+def register_settings(given: Mapping[str, Any]) -> dict[str, object]:
+    """Those of a command's arguments that are settings of each registration."""
+    chosen: dict[str, object] = {name: given[name] for name in _OF_REGISTER}
+    chosen["options"] = options.parse_pairs(given["set_"]) if given["set_"] else None
+    return chosen
+
+
+def batch_config(given: Mapping[str, Any], output: Path) -> "BatchConfig":
+    """How the batch is run, from a command's arguments. Raises UsageError."""
+    from pydantic import ValidationError
+
+    from neuroreg.cohort.config import BatchConfig
+    from neuroreg.validation import sentence
+
+    try:
+        return BatchConfig(
+            output=output,
+            case_timeout_s=given["case_timeout"],
+            memory_limit_mb=given["memory_limit"],
+            shard=options.parse_shard(given["shard"]),
+            strict_qc=bool(given["strict_qc"]),
+            **{name: given[name] for name in _OF_BATCH},
+        )
+    except ValidationError as error:
+        raise UsageError(sentence(error)) from error
+
+
+def execute(
+    cohort: "Cohort", config: "BatchConfig", given: Mapping[str, Any], *, command: str, **more: Any
+) -> None:
+    """Run (or plan) the cohort, show how it goes, make the group page, leave with the exit code of the outcome."""
+    from neuroreg.cohort.runner import run_batch
+
+    quiet, json = bool(given["quiet"]), bool(given["json"])
+    for note in cohort.notes:
+        console.warn(note, quiet=quiet)
+    if given["dry_run"]:
+        _show_plan(cohort, config, given, command=command, **more)
+        return
+    with batch_view.live(quiet=quiet) as watch:
+        outcome = run_batch(cohort, config, watch=watch, reporter=REPORTER, **more)
+    batch_view.show_failures(outcome, quiet=quiet)
+    page = _group(config, outcome, quiet=quiet)
+    _leave(config, outcome, page, json=json, quiet=quiet, command=command)
+
+
+def _group(config: "BatchConfig", outcome: "Outcome", *, quiet: bool) -> Path | None:
+    """The page about all cases; none of a shard, whose sisters may be at work. A page that fails is a warning."""
+    if config.shard is not None or not outcome.snapshot.done:
+        return None
+    from neuroreg.report.group import PAGE_NAME, write_group
+
+    page = config.output / PAGE_NAME
+    try:
+        write_group(config.output, page, overwrite=True)
+    except Exception as error:  # noqa: BLE001  # the cases are done and good: they must not fail for a page
+        console.warn(
+            f"the page of the cohort could not be made: {type(error).__name__}: {error}", quiet=quiet
+        )
+        return None
+    return page
+
+
+def _leave(
+    config: "BatchConfig", outcome: "Outcome", page: Path | None, *, json: bool, quiet: bool, command: str
+) -> None:
+    console.note(batch_view.in_one_line(outcome.snapshot), quiet=quiet)
+    failed = config.output / f"failed{config.name}.csv"
+    if outcome.exit_code == FAILED_EXIT:
+        console.note(f"what failed, as a manifest: {failed}", quiet=quiet)
+    if json:
+        status = {0: "ok", QualityError.exit_code: "quality"}.get(outcome.exit_code, "failed")
+        console.emit(
+            {
+                "status": status,
+                "code": outcome.exit_code,
+                "folder": str(config.output),
+                "counts": outcome.snapshot.counts,
+                "made_again": dict(outcome.again),
+                "summary": str(config.output / f"summary{config.name}.json"),
+                "page": None if page is None else str(page),
+            },
+            command=command,
+        )
+    else:
+        console.show(str(config.output))
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def _show_plan(
+    cohort: "Cohort", config: "BatchConfig", given: Mapping[str, Any], *, command: str, **more: Any
+) -> None:
+    from neuroreg.cohort.runner import dry_run
+
+    plan = dry_run(cohort, config, **more)
+    if given["json"]:
+        console.emit({"dry_run": True, **plan}, command=command)
+        return
+    console.show(
+        f"{plan['cases']} cases, {plan['to_make']} to make, about {plan['disk_gb']} GB of disk, "
+        f"into {config.output.name}"
+    )
+    for name, why in plan["again"].items():
+        console.show(f"again: {name}: {why}")
+
+
+def show_status(folder: Path, *, json: bool) -> None:
+    """How a batch stands, part by part."""
+    from neuroreg.cohort.status import status
+
+    parts = status(folder)
+    if json:
+        console.emit(
+            {"folder": str(folder), "parts": [batch_view.part(one) for one in parts]}, command="batch"
+        )
+        return
+    for one in parts:
+        batch_view.show_part(one)
