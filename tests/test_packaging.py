@@ -20,7 +20,7 @@ from neuroreg.pipeline.doctor import CORE
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-MODULE_OF = {"simpleitk": "SimpleITK", "pillow": "PIL", "pyyaml": "yaml", "antspyx": "ants"}
+MODULE_OF = {"simpleitk": "SimpleITK", "pillow": "PIL", "pyyaml": "yaml", "antspyx": "ants", "pybids": "bids"}
 """Distributions whose module is called otherwise."""
 
 
@@ -118,7 +118,9 @@ def test_every_dependency_is_used_and_every_import_declared() -> None:
     optional = PROJECT["project"]["optional-dependencies"]
     used = imported()
     assert core - used == set()
-    assert used <= core | modules(*(r for extra in ("ants", "greedy", "train") for r in optional[extra]))
+    assert used <= core | modules(
+        *(r for extra in ("ants", "bids", "greedy", "train") for r in optional[extra])
+    )
 
 
 def test_doctor_asks_for_nothing_that_is_not_a_dependency() -> None:

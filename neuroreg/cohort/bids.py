@@ -1,4 +1,4 @@
-"""A cohort out of a dataset in the Brain Imaging Data Structure: its T1w images, and what each is aligned to.
+"""A dataset in the Brain Imaging Data Structure: its T1w images, and those of them that are asked for.
 
 Pybids reads the folders. Only ``sub-*/[ses-*/]anat`` is looked at: derivatives, other modalities and whatever else lies
 in a real dataset do not matter, and need not be valid.
@@ -6,16 +6,12 @@ in a real dataset do not matter, and need not be valid.
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroreg.cohort.bids_names import NAME, Placed, Scan, Target, natural
-from neuroreg.cohort.case import Case
-from neuroreg.errors import DataError, NoInputError, UnavailableError, UsageError
-from neuroreg.pipeline.config import RegisterConfig
-from neuroreg.pipeline.inputs import given_paths
+from neuroreg.cohort.bids_names import NAME, Scan, natural
+from neuroreg.errors import DataError, NoInputError, UnavailableError
 
 DESCRIPTION = "dataset_description.json"
 _LETTERS = r"[^/\x00-\x1f\ud800-\udfff]*"  # a name that is no text would stop the database of pybids
@@ -140,13 +136,14 @@ def _check_distinct(scans: Iterable[Scan]) -> None:
 
 def _notes(scans: Sequence[Scan], odd: Sequence[str]) -> Iterable[str]:
     if odd:
-        yield f"not read, their names are not those of T1w magnitude images in BIDS: {_listed(odd)}"
+        yield f"not read, their names are not those of T1w magnitude images in BIDS: {listed(odd)}"
     gone = [scan.relative for scan in scans if not scan.path.exists()]
     if gone:
-        yield f"these images are links to content that is not here (datalad get brings it): {_listed(gone)}"
+        yield f"these images are links to content that is not here (datalad get brings it): {listed(gone)}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -178,7 +175,7 @@ def _with_label(
         raise NoInputError(
             f"no T1w image of {', '.join(prefix + name for name in missing)}",
             file=dataset.root,
-            remedy=f"there are: {_listed(sorted((prefix + name for name in known), key=natural)) or 'none'}",
+            remedy=f"there are: {listed(sorted((prefix + name for name in known), key=natural)) or 'none'}",
         )
     chosen = [scan for scan in scans if str(label(scan)) in names]
     if not chosen:
@@ -188,68 +185,3 @@ def _with_label(
             remedy="choose fewer labels",
         )
     return chosen
-
-
-def onto_one(scans: Sequence[Scan], target: Target) -> tuple[list[Placed], list[str]]:
-    """Every scan onto one image, itself left out; and what the user should know."""
-    own = target.path.resolve()
-    placed = [Placed(scan, target) for scan in scans if scan.path.resolve() != own]
-    return placed, []
-
-
-def onto_first_session(
-    dataset: Dataset, scans: Sequence[Scan], *, space: str | None
-) -> tuple[list[Placed], list[str]]:
-    """Scans of later sessions onto the first image of the subject's first session, and what the user should know.
-
-    The first session is the first of the dataset by its label, whatever ``scans`` was limited to. Raises NoInputError
-    when no scan is of a later session.
-    """
-    of_subject: dict[str, list[Scan]] = defaultdict(list)
-    for scan in dataset.scans:
-        if scan.session is not None:
-            of_subject[scan.subject].append(scan)
-    placed: list[Placed] = []
-    for scan in scans:
-        first = min(of_subject[scan.subject], key=_place_in_time, default=scan)
-        if scan.session not in (None, first.session):
-            target = Target(space or f"ses{(first.session or '').replace('+', '')}", first.path, first.uri)
-            placed.append(Placed(scan, target))
-    if not placed:
-        raise NoInputError(
-            "no T1w image of a later session", file=dataset.root, remedy="without sessions, use --to template"
-        )
-    return placed, list(_said_of_sessions(of_subject, scans, placed))
-
-
-def _place_in_time(scan: Scan) -> tuple[object, ...]:
-    return natural(scan.session), -1 if scan.run is None else scan.run, natural(scan.entities)
-
-
-def _said_of_sessions(
-    of_subject: Mapping[str, Sequence[Scan]], scans: Sequence[Scan], placed: Sequence[Placed]
-) -> Iterable[str]:
-    subjects = {scan.subject for scan in scans} - {one.scan.subject for one in placed}
-    if subjects:
-        names = sorted((f"sub-{name}" for name in subjects), key=natural)
-        yield f"no later session, nothing to do: {_listed(names)}"
-    sessions = {scan.session or "" for name in of_subject for scan in of_subject[name]}
-    if not all(label.isdecimal() for label in sessions):
-        yield f"the sessions are taken in this order: {', '.join(sorted(sessions, key=natural))}"
-
-
-def cases_of(placed: Iterable[Placed], settings: RegisterConfig, *, root: Path) -> list[Case]:
-    """The registrations: ``settings`` with the two images of each. Raises UsageError for inputs that only one pair has."""
-    others = sorted(set(given_paths(settings)) - {"fixed", "moving", "affine"})
-    if others:
-        raise UsageError(
-            f"a dataset takes no {', '.join(others).replace('_', ' ')}: each image would need its own",
-            remedy="leave it out of the configuration, or use neuroreg batch with a table",
-        )
-    cases = []
-    for one in placed:
-        files = {"fixed": one.target.path, "moving": one.scan.path}
-        config = settings.model_copy(update={**files, "output": None, "overwrite": False})
-        row = {"id": one.id, **{role: str(path.absolute()) for role, path in files.items()}}
-        cases.append(Case(one.id, config, {**row, "root": str(root.resolve())}))
-    return cases

@@ -1,8 +1,8 @@
-"""The files at the top of a BIDS dataset of derivatives: what it is, what made it, and what a validator leaves alone."""
+"""The files at the top of a dataset of BIDS derivatives: what it is, what made it, what a validator leaves alone."""
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -56,7 +56,7 @@ def prepare_dataset(output: Path, raw: Dataset, links: Mapping[str, str]) -> Non
     ``links``: names of further datasets in BIDS URIs and where they lie. Raises CannotCreateError when ``output`` is a
     dataset of something else, WriteError.
     """
-    former = _former(output)
+    former = read_own_description(output)
     links = {RAW: _link(raw.root, output), **links}
     known = former.get("DatasetLinks")
     known = known if isinstance(known, dict) else {}
@@ -91,7 +91,7 @@ def check_output(output: Path, dataset: Path) -> None:
         raise UsageError(
             "the output would mix with the dataset", file=output, remedy="choose a folder of its own"
         )
-    _former(output)
+    read_own_description(output)
 
 
 def link_of(image: Path, output: Path) -> tuple[str, str]:
@@ -103,8 +103,8 @@ def _link(place: Path, output: Path) -> str:
     return quote(Path(os.path.relpath(place.resolve(), output.resolve())).as_posix(), safe="/")
 
 
-def _former(output: Path) -> dict[str, object]:
-    """The description that an earlier run has left; empty when there is none. Raises CannotCreateError for another's."""
+def read_own_description(output: Path) -> dict[str, object]:
+    """The description an earlier run has left; empty when there is none. Raises CannotCreateError for another's."""
     if not (output / DESCRIPTION).exists():
         return {}
     try:
@@ -152,13 +152,3 @@ def _put(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
     atomic_write(path, write, overwrite=True)
-
-
-def both(*preparations: Callable[[], None]) -> Callable[[], None]:
-    """One call that makes several."""
-
-    def prepare() -> None:
-        for step in preparations:
-            step()
-
-    return prepare

@@ -1,8 +1,8 @@
 """A finished case as BIDS derivatives: images and transforms beside those of the subject, its page and record apart.
 
-Every file goes to its final name by one rename. ``OUT/neuroreg/<id>/files.json`` says from the beginning which names are
-this case's, and ``run.json`` there, last of all, that they are complete: whatever stops in between is no finished case,
-and the next run may replace it.
+Every file goes to its final name by one rename. ``OUT/neuroreg/<id>/files.json`` says from the beginning which names
+are this case's, and ``run.json`` there, last of all, that they are complete: whatever stops in between is no finished
+case, and the next run may replace it.
 """
 
 import json
@@ -28,7 +28,7 @@ _Step = Callable[[], object]
 
 
 class BidsLayout:
-    """``OUT/sub-X[/ses-Y]/anat/`` with images, transforms and their JSON files; ``OUT/neuroreg/<id>/`` with the rest."""
+    """``OUT/sub-X[/ses-Y]/anat/`` has images, transforms and their JSON files, ``OUT/neuroreg/<id>/`` the rest."""
 
     def __init__(self, folder: Path, placed: Sequence[Placed]) -> None:
         """``placed``: the names of every case that will be asked about. Raises DataError for two cases with one id."""

@@ -18,9 +18,7 @@ from neuroreg.pipeline.inputs import FILES
 RAW = "raw"
 """What the dataset that was read is called in the URIs of the one that is made."""
 
-SAFE = "/+"
-"""What stays as it is in the path of a BIDS URI, beside letters and digits."""
-
+_SAFE = "/+"  # what stays as it is in the path of a BIDS URI, beside letters and digits
 LABEL = re.compile(r"[0-9A-Za-z]+")
 """What a space may be called."""
 
@@ -66,7 +64,7 @@ class Scan:
     @property
     def uri(self) -> str:
         """The BIDS URI of the image."""
-        return f"bids:{RAW}:{quote(self.relative, safe=SAFE)}"
+        return raw_uri(self.relative)
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,16 @@ class Placed:
         behind = _AFTER_SPACE.search(self.scan.entities)
         cut = len(self.scan.entities) if behind is None else behind.start()
         return f"{self.scan.entities[:cut]}_space-{self.target.space}{self.scan.entities[cut:]}"
+
+
+def raw_uri(relative: str) -> str:
+    """The BIDS URI of a file of the dataset that was read."""
+    return f"bids:{RAW}:{quote(relative, safe=_SAFE)}"
+
+
+def own_uri(relative: PurePosixPath | str) -> str:
+    """The BIDS URI of a file of the derivative dataset itself."""
+    return f"bids::{quote(str(relative), safe=_SAFE)}"
 
 
 def sidecar_of(path: PurePosixPath) -> PurePosixPath:

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote
 
-from neuroreg.cohort.bids_names import SAFE, Placed
+from neuroreg.cohort.bids_names import Placed, own_uri
 from neuroreg.io.images import read_image
 from neuroreg.pipeline.inputs import FILES
 from neuroreg.pipeline.record import RunRecord
@@ -51,8 +50,3 @@ def _sidecar(one: Placed, role: str, path: Path, transform: PurePosixPath | None
         "SpatialReference": scan if role == "inverse" else target,
     }
     return {**found, "SkullStripped": looks_stripped(read_image(path).volume)} if role == "image" else found
-
-
-def own_uri(path: PurePosixPath | str) -> str:
-    """The BIDS URI of a file of the dataset itself."""
-    return f"bids::{quote(str(path), safe=SAFE)}"
