@@ -14,12 +14,11 @@ from neuroreg.errors import CannotCreateError, NeuroregError, UsageError
 from neuroreg.io.files import atomic_write
 
 BIDS_VERSION = "1.10.0"
-IGNORE = ".bidsignore"
-README = "README"
+IGNORE, README, OLD_CONFIG = ".bidsignore", "README", ".bids-validator-config.json"
 
 IGNORED = (
-    f"/{FOLDER}/",
-    "/template/",
+    f"/{FOLDER}",  # without a slash behind: bids-validator 3.0 would name the folder itself
+    "/template",
     "*_xfm.*",
     "*_jacobian.*",
     "/journal*.jsonl",
@@ -30,6 +29,9 @@ IGNORED = (
     "/group.csv",
 )
 """What BIDS has no name for, as ``.bidsignore`` says it."""
+
+_OLD_VALIDATOR = {"ignoredFiles": ["**/*_space-*"], "ignore": ["NO_VALID_DATA_FOUND_FOR_SUBJECT"]}
+"""For bids-validator 1, which judges derivatives by the rules of raw data; later ones know them and check them."""
 
 _README = f"""Brain MRI registered by neuroreg {__version__}.
 
@@ -73,14 +75,15 @@ def prepare_dataset(output: Path, raw: Dataset, links: Mapping[str, str]) -> Non
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [own],
-        "SourceDatasets": [_source(raw, links[RAW])],
+        "SourceDatasets": [_source(raw)],
         **former,
         "DatasetLinks": {**known, **links},
     }
     wanted["GeneratedBy"] = [own, *(other for other in _makers(former) if other.get("Name") != own["Name"])]
     _put(output / DESCRIPTION, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
-    if not (output / README).exists():
-        _put(output / README, _README)
+    for name, text in ((README, _README), (OLD_CONFIG, json.dumps(_OLD_VALIDATOR, indent=2) + "\n")):
+        if not (output / name).exists():
+            _put(output / name, text)
     _put(output / IGNORE, _ignored(output / IGNORE))
 
 
@@ -127,13 +130,13 @@ def _makers(description: Mapping[str, object]) -> list[dict[str, object]]:
     return [maker for maker in found if isinstance(maker, dict)] if isinstance(found, Sequence) else []
 
 
-def _source(raw: Dataset, link: str) -> dict[str, str]:
-    doi, version = raw.description.get("DatasetDOI"), raw.description.get("DatasetVersion")
-    found = {"URL": link}
-    if isinstance(doi, str) and doi:
-        found["DOI"] = doi
-    if isinstance(version, str) and version:
-        found["Version"] = version
+def _source(raw: Dataset) -> dict[str, str]:
+    """Where the raw dataset is told of: a relative path is no URL, so it is named by ``DatasetLinks``."""
+    found = {"URL": f"bids:{RAW}:"}
+    for key, said in (("DOI", "DatasetDOI"), ("Version", "DatasetVersion")):
+        value = raw.description.get(said)
+        if isinstance(value, str) and value:
+            found[key] = value
     return found
 
 

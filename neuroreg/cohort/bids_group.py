@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from neuroreg.cohort.bids import DESCRIPTION
 from neuroreg.cohort.bids_dataset import read_own_description
 from neuroreg.cohort.bids_layout import FOLDER, INDEX_NAME
 from neuroreg.cohort.bids_names import sidecar_of
@@ -44,7 +45,7 @@ def check_derivatives(output: Path) -> Checked:
     """
     if not output.is_dir():
         raise NoInputError("no such folder", file=output, remedy="run the participant level first")
-    read_own_description(output)
+    described = bool(read_own_description(output))
     started, said = utc_now(), _journalled(output)
     folders = {entry.name: entry for entry in sorted(output.glob(f"{FOLDER}/*/"))}
     if not (said or folders):
@@ -67,8 +68,10 @@ def check_derivatives(output: Path) -> Checked:
             cases=tuple(map(case_summary, standings)),
         )
         path = put_summary(output, "", summary)
-    faults = [f"{one.id}: {one.state}: {one.message}" for one in standings if one.state not in DONE]
-    return Checked(board.counts(), [*faults, *_strays(output, folders.values())], bad, path)
+    faults = [] if described else [f"{DESCRIPTION} is gone: run the participant level again with --resume"]
+    faults += [f"{one.id}: {one.state}: {one.message}" for one in standings if one.state not in DONE]
+    faults += _strays(output, folders.values())
+    return Checked(board.counts(), faults, bad or not described, path)
 
 
 def _journalled(output: Path) -> dict[str, Standing]:

@@ -9,15 +9,17 @@ from neuroreg.pipeline.inputs import FILES
 from neuroreg.pipeline.record import RunRecord
 from neuroreg.preprocess.brain import looks_stripped
 
-_POINTS = (
-    "points of {to} (mm, LPS) to points of {of}, so that an image of {of} resampled through it lies in {to}"
+_THERE = (
+    "It takes points of {space} to points of the T1w image (mm, LPS), and so brings images from the space of the T1w "
+    "image into {space}."
 )
 _DESCRIPTIONS: Mapping[str, str] = {
     "image": "The T1w image in {space}, interpolated once, through the whole of the transform.",
-    "field": f"Displacements on the grid of the reference image, affine included (mm, LPS): from {_POINTS}.",
-    "transform": f"Composite transform of ITK, an affine and a displacement field: from {_POINTS}.",
-    "inverse": f"Composite transform of ITK, inverse of the registration: from {_POINTS}.",
-    "affine": f"The affine part alone, as ITK writes it: from {_POINTS}.",
+    "field": f"Displacements on the grid of the reference image, affine included. {_THERE}",
+    "transform": f"Composite transform of ITK: an affine and a displacement field. {_THERE}",
+    "inverse": "Composite transform of ITK. It takes points of the T1w image to points of {space} (mm, LPS), and so "
+    "brings images from {space} into the space of the T1w image.",
+    "affine": f"Affine transform of ITK, the affine part of the registration alone. {_THERE}",
     "jacobian": "Determinant of the Jacobian of the whole map from {space} to the T1w image, affine included: above 1 "
     "where the T1w image is larger than the reference image.",
 }
@@ -39,13 +41,12 @@ def sidecars(one: Placed, record: RunRecord, work: Path) -> dict[str, dict[str, 
 
 def _sidecar(one: Placed, role: str, path: Path, transform: PurePosixPath | None) -> dict[str, object]:
     """``transform`` is where the map lies that images were made with, if the run left one."""
-    scan, target, space = one.scan.uri, one.target.uri, f"space-{one.target.space}"
-    ends = ("the T1w image", space) if role == "inverse" else (space, "the T1w image")
+    scan, target = one.scan.uri, one.target.uri
     sources = [scan, target]
     if role in ("image", "jacobian") and transform is not None:
         sources = [*([scan] if role == "image" else []), own_uri(transform)]
     found: dict[str, object] = {
-        "Description": _DESCRIPTIONS[role].format(space=space, to=ends[0], of=ends[1]),
+        "Description": _DESCRIPTIONS[role].format(space=f"space-{one.target.space}"),
         "Sources": sources,
         "SpatialReference": scan if role == "inverse" else target,
     }
