@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from neuroreg.cli import batch_view, console, options
+from neuroreg.cli import batch_options, batch_view, console
 from neuroreg.errors import QualityError, UsageError
 
 if TYPE_CHECKING:
@@ -39,128 +39,44 @@ _STATUS = typer.Option(
 )
 
 
+@batch_options.with_shared
 def command(
     cohort: Annotated[Path | None, _COHORT] = None,
-    output: options.BatchOutput = None,
+    output: batch_options.BatchOutput = None,
     fixed: Annotated[str | None, _FIXED] = None,
     pairs: Annotated[Literal["all"] | None, _PAIRS] = None,
     root: Annotated[Path | None, _ROOT] = None,
     status: Annotated[Path | None, _STATUS] = None,
-    method: options.Method = None,
-    weights: options.Weights = None,
-    affine: options.AffinePart = None,
-    refine: options.Refine = None,
-    set_: options.Set = None,
-    frame: options.Frame = None,
-    xform: options.Xform = None,
-    max_voxels: options.MaxVoxels = None,
-    config: options.Config = None,
-    outputs: options.Outputs = None,
-    resume: options.Resume = False,
-    overwrite: options.OverwriteAll = False,
-    strict_qc: options.StrictQc = None,
-    provenance: options.Provenance = None,
-    engine: options.Engine = "serial",
-    jobs: options.Jobs = None,
-    workers: options.Workers = None,
-    scheduler: options.Scheduler = None,
-    tls_ca: options.TlsCa = None,
-    tls_cert: options.TlsCert = None,
-    tls_key: options.TlsKey = None,
-    shard: options.Shard = None,
-    retries: options.Retries = 1,
-    fail_fast: options.FailFast = False,
-    case_timeout: options.CaseTimeout = 3600.0,
-    memory_limit: options.MemoryLimit = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    seed: options.Seed = None,
-    deterministic: options.Deterministic = None,
-    dry_run: options.DryRun = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = 0,
-    debug: options.Debug = False,
+    **given: Any,
 ) -> None:
     """Register every pair of a cohort: a folder for each, a journal, a summary, a page of them all.
 
     What is done is done: a batch that was stopped or killed goes on with --resume. A case that fails is a line of
     failed.csv, which is a manifest itself; the exit code is then 8.
     """
-    given = locals()
     if status is not None:
-        _check_alone(given, "status")
-        show_status(status, json=json)
+        if cohort is not None or output is not None:
+            raise UsageError(
+                "--status runs nothing", remedy="neuroreg batch --status OUT, without COHORT and -o"
+            )
+        show_status(status, json=given["json"])
         return
     if cohort is None or output is None:
-        raise UsageError(
-            "the cohort and the output folder are missing"
-            if cohort is None
-            else "the output folder is missing",
-            remedy="neuroreg batch COHORT -o OUT",
-        )
-    chosen = batch_config(given, output)
-    found = _find(given, cohort, output)
-    execute(found, chosen, given, command="batch")
-
-
-def _check_alone(given: Mapping[str, Any], name: str) -> None:
-    if given["cohort"] is not None or given["output"] is not None:
-        raise UsageError(
-            f"--{name} takes the output folder and runs nothing", remedy="leave COHORT and -o out"
-        )
-
-
-def _find(given: Mapping[str, Any], cohort: Path, output: Path) -> "Cohort":
-    """The cases that the command line names, all checked."""
+        what = "the cohort" if cohort is None else "the output folder"
+        raise UsageError(f"{what} is missing", remedy="neuroreg batch COHORT -o OUT")
+    config = batch_options.batch_config(given, output)
     from neuroreg.cohort.find import find_cohort
 
-    return find_cohort(
+    found = find_cohort(
         cohort,
-        register_settings(given),
+        batch_options.register_settings(given),
         output=output,
         config_file=given["config"],
-        fixed=given["fixed"],
-        pairs=given["pairs"] == "all",
-        root=given["root"],
+        fixed=fixed,
+        pairs=pairs == "all",
+        root=root,
     )
-
-
-_OF_REGISTER = (
-    *("method", "weights", "affine", "refine", "frame", "xform", "max_voxels", "outputs"),
-    *("strict_qc", "provenance", "device", "seed", "deterministic"),
-)
-_OF_BATCH = (
-    *("engine", "jobs", "workers", "scheduler", "tls_ca", "tls_cert", "tls_key", "threads"),
-    *("resume", "overwrite", "retries", "fail_fast"),
-)
-
-
-def register_settings(given: Mapping[str, Any]) -> dict[str, object]:
-    """Those of a command's arguments that are settings of each registration."""
-    chosen: dict[str, object] = {name: given[name] for name in _OF_REGISTER}
-    chosen["options"] = options.parse_pairs(given["set_"]) if given["set_"] else None
-    return chosen
-
-
-def batch_config(given: Mapping[str, Any], output: Path) -> "BatchConfig":
-    """How the batch is run, from a command's arguments. Raises UsageError."""
-    from pydantic import ValidationError
-
-    from neuroreg.cohort.config import BatchConfig
-    from neuroreg.validation import sentence
-
-    try:
-        return BatchConfig(
-            output=output,
-            case_timeout_s=given["case_timeout"],
-            memory_limit_mb=given["memory_limit"],
-            shard=options.parse_shard(given["shard"]),
-            strict_qc=bool(given["strict_qc"]),
-            **{name: given[name] for name in _OF_BATCH},
-        )
-    except ValidationError as error:
-        raise UsageError(sentence(error)) from error
+    execute(found, config, given, command="batch")
 
 
 def execute(
@@ -175,7 +91,7 @@ def execute(
     if given["dry_run"]:
         _show_plan(cohort, config, given, command=command, **more)
         return
-    with batch_view.live(quiet=quiet) as watch:
+    with batch_view.live(quiet=quiet, verbose=given["verbose"] > 0) as watch:
         outcome = run_batch(cohort, config, watch=watch, reporter=REPORTER, **more)
     batch_view.show_failures(outcome, quiet=quiet)
     page = _group(config, outcome, quiet=quiet)
@@ -229,7 +145,7 @@ def _leave(
 def _show_plan(
     cohort: "Cohort", config: "BatchConfig", given: Mapping[str, Any], *, command: str, **more: Any
 ) -> None:
-    from neuroreg.cohort.runner import dry_run
+    from neuroreg.cohort.plan import dry_run
 
     plan = dry_run(cohort, config, **more)
     if given["json"]:

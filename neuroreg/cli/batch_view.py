@@ -23,28 +23,36 @@ _SHOWN = 16
 
 
 @contextmanager
-def live(*, quiet: bool) -> Iterator[Callable[["Snapshot"], None]]:
-    """A callback that is told how the batch stands: a table on a terminal, else a line now and then on stderr."""
+def live(*, quiet: bool, verbose: bool = False) -> Iterator[Callable[["Snapshot"], None]]:
+    """A callback that is told how the batch stands: a table on a terminal, else a line now and then on stderr.
+
+    With ``verbose`` there is a line for every case that ends.
+    """
     terminal = console.stderr()
     if quiet:
         yield lambda snapshot: None
-    elif not terminal.is_terminal:
-        yield _Log()
+    elif verbose or not terminal.is_terminal:
+        yield _Log(verbose)
     else:
         with Live(console=terminal, auto_refresh=False, transient=True) as view:
             yield lambda snapshot: view.update(_picture(snapshot), refresh=True)
 
 
 class _Log:
-    """A line at most every half minute, and one for each failure."""
+    """A line at most every half minute, and one for each failure, or for each case that ends."""
 
-    def __init__(self) -> None:
-        self._next, self._failures = 0.0, 0
+    def __init__(self, verbose: bool) -> None:
+        self._verbose, self._next, self._seen = verbose, 0.0, 0
 
     def __call__(self, snapshot: "Snapshot") -> None:
-        if snapshot.failed > self._failures and snapshot.failures:
-            self._failures = snapshot.failed
-            console.note(failure_line(snapshot.failures[-1]))
+        new = snapshot.finished - self._seen
+        self._seen = snapshot.finished
+        for standing in snapshot.recent[-new:] if new else ():
+            failed = not standing.state.startswith("ok")
+            if failed and standing.state != "cancelled":
+                console.note(failure_line(standing))
+            elif self._verbose and not failed:
+                console.note(f"{standing.id}: {standing.verdict}, {standing.seconds:.1f} s")
         if snapshot.seconds >= self._next and snapshot.left:
             self._next = snapshot.seconds + _LOG_EVERY_S
             console.note(in_one_line(snapshot))

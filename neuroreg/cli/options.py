@@ -106,39 +106,6 @@ Seed = Annotated[int | None, _run(min=0, help="For methods that draw at random."
 Deterministic = Annotated[
     bool | None, _run("--deterministic", help="Repeatable to the bit on a graphics card too.")
 ]
-_batch = partial(typer.Option, rich_help_panel="Batch")
-BatchOutput = Annotated[
-    Path | None, _output("-o", "--output", help="Output folder: one below it for each case.")
-]
-OverwriteAll = Annotated[bool, _output("--overwrite", help="Make every case again.")]
-Resume = Annotated[
-    bool,
-    _output(
-        "--resume", help="Go on: skip what is provably done (inputs, settings, weights and outputs hashed)."
-    ),
-]
-Engine = Annotated[
-    Literal["serial", "dask"],
-    _batch(help="serial: one process, some cases at once; dask: a cluster (extra [batch])."),
-]
-Jobs = Annotated[int | None, _batch(min=1, help="serial: cases at once (default: 2).")]
-Workers = Annotated[int | None, _batch(min=1, help="dask: processes of a cluster started on this machine.")]
-Scheduler = Annotated[str | None, _batch(metavar="tls://...", help="dask: a cluster that runs already.")]
-TlsCa = Annotated[
-    Path | None, _batch(help="Certificate authority of that cluster (default: Dask's own settings).")
-]
-TlsCert = Annotated[Path | None, _batch(help="Certificate to show it.")]
-TlsKey = Annotated[Path | None, _batch(help="Key of that certificate.")]
-Shard = Annotated[
-    str | None, _batch(metavar="I/N", help="The I-th of N parts, from 1; the parts share one output folder.")
-]
-Retries = Annotated[int, _batch(min=0, max=10, help="For cases that were killed or could not read or write.")]
-FailFast = Annotated[bool, _batch("--fail-fast", help="The first failure cancels the rest.")]
-CaseTimeout = Annotated[float, _batch(min=1, metavar="S", help="Seconds after which a case is given up.")]
-MemoryLimit = Annotated[
-    int | None, _batch(min=100, metavar="MB", help="Resident memory of a case (default: none).")
-]
-
 DryRun = Annotated[bool, _run("--dry-run", help="Check everything, show the plan, write nothing.")]
 Json = Annotated[bool, _run("--json", help="One JSON object on stdout.")]
 Quiet = Annotated[bool, _run("-q", "--quiet", help="Errors only.")]
@@ -184,13 +151,3 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, object]:
         except ValueError:
             options[key.strip()] = text
     return options
-
-
-def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """``3/8`` -> (3, 8). Raises UsageError."""
-    if text is None:
-        return None
-    first, slash, second = text.partition("/")
-    if not (slash and first.strip().isdecimal() and second.strip().isdecimal()):
-        raise UsageError(f"expected I/N after --shard, got {text!r}", remedy="for example --shard 3/8")
-    return int(first), int(second)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from neuroreg.cohort.case import DONE, FAILED, State
 
+_RECENT = 100
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -37,6 +39,8 @@ class Snapshot:
     running: Sequence[Standing]
     failures: Sequence[Standing]
     """the last ones, the newest last"""
+    recent: Sequence[Standing]
+    """the last ones that ended, well or not, the newest last"""
     seconds: float
     """since the beginning"""
     now: float
@@ -83,8 +87,7 @@ class Board:
 
     standings: dict[str, Standing]
     clock: float = field(default_factory=time.monotonic)
-    _failures: list[str] = field(default_factory=list)
-    _finished: int = 0
+    _ended: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, ids: Iterable[str]) -> "Board":
@@ -104,9 +107,7 @@ class Board:
     def end(self, name: str, state: State, **changes: object) -> None:
         """A case has come to its end."""
         self.put(name, state=state, stage="", **changes)
-        self._finished += 1
-        if state in FAILED:
-            self._failures.append(name)
+        self._ended.append(name)
 
     def with_state(self, *states: State) -> list[Standing]:
         """The cases in these states, in order."""
@@ -120,12 +121,14 @@ class Board:
 
     def snapshot(self, *, seconds: float | None = None) -> Snapshot:
         """Now; ``seconds`` since the beginning where the board's own clock does not tell."""
+        recent = [self.standings[name] for name in self._ended[-_RECENT:]]
         return Snapshot(
             counts=self.counts(),
             running=self.with_state("running"),
-            failures=[self.standings[name] for name in self._failures[-5:]],
+            failures=[one for one in recent if one.state in FAILED][-5:],
+            recent=recent,
             now=time.monotonic(),
             seconds=time.monotonic() - self.clock if seconds is None else seconds,
             skipped=sum(standing.skipped for standing in self.standings.values()),
-            finished=self._finished,
+            finished=len(self._ended),
         )

@@ -28,15 +28,19 @@ def held(folder: Path, part: str) -> Iterator[Path]:
             mine = work / "whole"
             _sweep(work)
             mine.mkdir()
-            yield mine
-            _sweep(work)
+            try:
+                yield mine
+            finally:
+                _sweep(work)
             return
         with _locked(work / f"lock{part}", shared=False, folder=folder):
             mine = work / f"part{part}"
             shutil.rmtree(mine, ignore_errors=True)
             mine.mkdir()
-            yield mine
-            shutil.rmtree(mine, ignore_errors=True)
+            try:
+                yield mine
+            finally:
+                shutil.rmtree(mine, ignore_errors=True)
 
 
 @contextmanager

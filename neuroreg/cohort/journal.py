@@ -5,6 +5,7 @@ Only the coordinator writes. Whatever kills it leaves at most one torn line, whi
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -121,7 +122,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Open ``path`` for appending, made when missing. A torn last line is closed. Raises WriteError."""
         self.path = path
-        self.seconds = 0.0
+        self.seconds = 0.0  # spent on writing
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             size = os.fstat(self._handle).st_size
@@ -139,6 +140,7 @@ class Journal:
         data = b"".join(event.model_dump_json(exclude_none=True).encode() + b"\n" for event in events)
         if not data:
             return
+        start = time.monotonic()
         before = os.fstat(self._handle).st_size
         try:
             written = os.write(self._handle, data)
@@ -152,6 +154,8 @@ class Journal:
                 file=self.path,
                 remedy="free some space, then go on with --resume",
             ) from error
+        finally:
+            self.seconds += time.monotonic() - start
 
     def close(self) -> None:
         """Close the file."""

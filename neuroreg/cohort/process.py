@@ -214,8 +214,14 @@ class WorkerProcess:
             yield from self._begin_again(alone=False)
             return
         for running in [*self._running.values()]:
-            yield self._end(running, "killed", f"no worker could be started: {how}; see {self._log.name}")
+            yield self._end(running, "killed", f"no worker could be started: {how}{self._last_words()}")
         self._running.clear()
+
+    def _last_words(self) -> str:
+        with suppress(OSError):
+            lines = self._log.read_text("utf-8", "replace").strip().splitlines()
+            return f" ({lines[-1][:200]})" if lines else ""
+        return ""
 
     def _blame(self, how: str, *, kind: str = "killed") -> Iterator[Happening]:
         self.stop()

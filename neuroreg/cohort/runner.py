@@ -8,16 +8,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from neuroreg import __version__
 from neuroreg.cohort import preflight
 from neuroreg.cohort.board import Board, Snapshot, Standing
-from neuroreg.cohort.case import FAILED, Case, Cohort, State, absolute
+from neuroreg.cohort.case import FAILED, Cohort, State, absolute
 from neuroreg.cohort.config import BatchConfig
 from neuroreg.cohort.engine import CaseEngine, open_engine
 from neuroreg.cohort.hold import held
@@ -35,12 +34,12 @@ from neuroreg.cohort.messages import (
     Suspended,
     WorkerOptions,
 )
-from neuroreg.cohort.sameness import why_again
+from neuroreg.cohort.plan import Plan, make_plan, part_of
 from neuroreg.cohort.status import left_running
 from neuroreg.cohort.summary import write_summary
-from neuroreg.errors import CannotCreateError, InternalError, NeuroregError, QualityError, WriteError
+from neuroreg.errors import InternalError, NeuroregError, QualityError, WriteError
 from neuroreg.io.files import prepare_folder
-from neuroreg.pipeline.record import RunRecord, scrubbed_argv, utc_now
+from neuroreg.pipeline.record import scrubbed_argv, utc_now
 
 _TICK_S = 0.25
 _RETRIED: frozenset[State] = frozenset({"killed", "failed-io"})
@@ -59,23 +58,6 @@ class Outcome:
     """id -> why a case that was done before has been made again"""
     exit_code: int
     """0; 8 when a case failed; 3 under strict quality control when a verdict is not pass"""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What there is to do."""
-
-    cases: Sequence[Case]
-    """of this part of the cohort"""
-    done: Mapping[str, RunRecord]
-    """those that need not be made again, with their records"""
-    again: Mapping[str, str]
-    """id -> why, of those that were done before"""
-
-    @property
-    def todo(self) -> list[Case]:
-        """Those to make."""
-        return [case for case in self.cases if case.id not in self.done]
 
 
 def run_batch(
@@ -107,50 +89,6 @@ def run_batch(
             return _Run(plan, config, layout, work, journal, watch, options).run()
         finally:
             journal.close()
-
-
-def dry_run(cohort: Cohort, config: BatchConfig, *, layout: Layout | None = None) -> dict[str, Any]:
-    """``--dry-run``: every check of a real batch, and what it would do. Computes and writes nothing."""
-    cases = part_of(cohort.cases, config.shard)
-    preflight.load_engines(cases)
-    plan = make_plan(cases, config, layout or FolderLayout(config.output))
-    size = len(plan.todo) * preflight.bytes_of_a_case(plan.todo)
-    return {
-        "cases": len(cases),
-        "to_make": len(plan.todo),
-        "again": dict(plan.again),
-        "disk_gb": round(size / 1e9, 1),
-        "ids": [case.id for case in plan.todo],
-    }
-
-
-def part_of(cases: Sequence[Case], shard: tuple[int, int] | None) -> Sequence[Case]:
-    """Every n-th case, from the i-th on; all of them without a shard."""
-    return cases if shard is None else cases[shard[0] - 1 :: shard[1]]
-
-
-def make_plan(cases: Sequence[Case], config: BatchConfig, layout: Layout) -> Plan:
-    """Which cases are done already, and which must be made (again). Raises CannotCreateError for outputs in the way."""
-    present = [case for case in cases if layout.mark(case).exists()]
-    if present and not (config.resume or config.overwrite):
-        raise CannotCreateError(
-            f"{len(present)} of {len(cases)} cases are there already ({present[0].id}, ...)",
-            file=config.output,
-            remedy="use --resume to go on, or --overwrite to make them again",
-        )
-    for case in cases:
-        layout.check(case)
-    if not config.resume:
-        again = dict.fromkeys((case.id for case in present), "--overwrite")
-        return Plan(cases, {}, again)
-    engines = preflight.load_engines(present)
-    with ThreadPoolExecutor(max_workers=8) as pool:  # reading and hashing, which leave the interpreter alone
-        answers = pool.map(
-            lambda case: why_again(case, layout, engines[preflight.method_settings(case.config)]), present
-        )
-        found = dict(zip((case.id for case in present), answers, strict=True))
-    done = {name: record for name, (why, record) in found.items() if not why and record is not None}
-    return Plan(cases, done, {name: why for name, (why, _) in found.items() if why})
 
 
 class _Run:
@@ -361,8 +299,10 @@ class _Run:
             self._plan.cases,
             outcome.standings,
             counts=counts,
-            code=outcome.exit_code,
+            exit_code=outcome.exit_code,
             started=self._started,
+            seconds=round(outcome.snapshot.seconds, 3),
+            journal_seconds=round(self._journal.seconds, 3),
         )
         self._watch(outcome.snapshot)
         return outcome

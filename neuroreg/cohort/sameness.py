@@ -41,12 +41,16 @@ class Identity:
 
     def differences(self, other: "Identity") -> list[str]:
         """What of ``self`` is not as in ``other``, in plain words."""
-        found = [f"the {role.replace('_', ' ')} changed" for role in _unlike(self.inputs, other.inputs)]
+        found = [f"the {_in_words(role)} changed" for role in _unlike(self.inputs, other.inputs)]
         found += [f"the setting {name} changed" for name in _unlike(self.settings, other.settings)]
-        found += [f"the {stage} changed" for stage in _unlike(self.weights, other.weights)]
+        found += [f"the {_in_words(stage)} changed" for stage in _unlike(self.weights, other.weights)]
         if self.version != other.version:
             found.append(f"it was made by version {other.version}")
         return found
+
+
+def _in_words(role: str) -> str:
+    return f"{role} image" if role in ("fixed", "moving") else role.replace("_", " ")
 
 
 def _unlike(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:

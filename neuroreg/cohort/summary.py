@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -51,6 +52,10 @@ class Summary(BaseModel):
     started: str
     finished: str
     exit_code: int
+    seconds: float
+    """from the first case on"""
+    journal_seconds: float
+    """of them, spent on the journal"""
     counts: dict[State, int]
     """state -> cases; they add up to the length of ``cases``"""
     cases: tuple[CaseSummary, ...]
@@ -73,22 +78,14 @@ def case_summary(standing: Standing) -> CaseSummary:
 
 
 def write_summary(
-    config: BatchConfig,
-    cases: Sequence[Case],
-    standings: Sequence[Standing],
-    *,
-    counts: dict[State, int],
-    code: int,
-    started: str,
+    config: BatchConfig, cases: Sequence[Case], standings: Sequence[Standing], **whole: Any
 ) -> None:
-    """Write the three files, replacing former ones. Raises CannotCreateError, WriteError."""
+    """Write the three files, replacing former ones; ``whole`` is what ``Summary`` says of all cases together.
+
+    Raises CannotCreateError, WriteError.
+    """
     summary = Summary(
-        shard=config.shard,
-        started=started,
-        finished=utc_now(),
-        exit_code=code,
-        counts=counts,
-        cases=tuple(map(case_summary, standings)),
+        shard=config.shard, finished=utc_now(), cases=tuple(map(case_summary, standings)), **whole
     )
     place = config.output
     put_summary(place, config.name, summary)

@@ -1,5 +1,6 @@
 """How good a registration is: figures measured on the coarse pair, inside the brain, and maps of them."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from neuroreg.parallel import workers
 from neuroreg.pipeline.align import Alignment
 from neuroreg.pipeline.engine import Aligner
 from neuroreg.pipeline.record import Quality
-from neuroreg.pipeline.sides import load_sides, sides_score
+from neuroreg.pipeline.sides import load_sides, remembered_score
 from neuroreg.pipeline.verdict import Kind, verdict
 from neuroreg.preprocess import intensity
 from neuroreg.preprocess.conform import Conformed
@@ -212,18 +213,18 @@ def _sides(
     """The scores of both images, see ``pipeline/sides.py``; without the weights for it none, and a doubt."""
     pair = pair.blanked()
     figures: Figures = {"sides_fixed": None, "sides_moving": None}
+    aligner, doubts = functools.cache(aligner), []
     try:
-        sides, method = load_sides(), aligner()
+        sides = load_sides()
+        for side, image in (("fixed", pair.fixed), ("moving", pair.moving)):
+            try:
+                figures[f"sides_{side}"] = remembered_score(image, sides, aligner, whole_head=whole_head)
+            except DataError:
+                doubts.append(
+                    f"left and right of the {side} image could not be checked: it does not look like a brain"
+                )
     except (UsageError, UnavailableError) as error:
         return figures, (f"left and right could not be checked: {error}",)
-    doubts = []
-    for side, image in (("fixed", pair.fixed), ("moving", pair.moving)):
-        try:
-            figures[f"sides_{side}"] = sides_score(image, sides, method, whole_head=whole_head)
-        except DataError:
-            doubts.append(
-                f"left and right of the {side} image could not be checked: it does not look like a brain"
-            )
     return figures, tuple(doubts)
 
 

@@ -4,6 +4,8 @@ The asymmetry of the brain (``nn/sides.py``) is compared with that of the traini
 ridge regression without a constant: about 1 for brains as they are and -1 for mirrored ones.
 """
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +20,8 @@ from neuroreg.pipeline.engine import Aligner
 DEFAULT = "sides-ixi2mm"
 _LEAST_ASYMMETRIC = 3.0  # length of the map; brains have 11 to 13, the mean brain 6, a symmetric one 0
 _LEAST_ALIKE = 0.72  # NCC with the template; below, the affine has not found the brain
+_MOST_REMEMBERED = 10_000
+_SCORES: dict[bytes, float | None] = {}
 
 
 @dataclass(frozen=True)
@@ -66,3 +70,23 @@ def sides_score(image: Tensor, sides: Sides, aligner: Aligner, *, whole_head: bo
         raise DataError("no brain was found")
     found = asymmetry(placed * inside if whole_head else placed)
     return float(found @ sides.weights) if float(found.norm()) >= _LEAST_ASYMMETRIC else None
+
+
+def remembered_score(
+    image: Tensor, sides: Sides, aligner: Callable[[], Aligner], *, whole_head: bool = False
+) -> float | None:
+    """``sides_score``, worked out once for an image however many pairs it is in: it depends on nothing else.
+
+    ``aligner`` makes the aligner when it is needed. Remembered by content, so that a changed image is judged anew.
+    """
+    parts = (image, sides.template, sides.weights)
+    digest = hashlib.blake2b(repr((whole_head, [tuple(part.shape) for part in parts])).encode())
+    for part in parts:
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    key = digest.digest()
+    if key not in _SCORES:
+        found = sides_score(image, sides, aligner(), whole_head=whole_head)
+        if len(_SCORES) >= _MOST_REMEMBERED:
+            _SCORES.clear()
+        _SCORES[key] = found
+    return _SCORES[key]

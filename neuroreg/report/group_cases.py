@@ -105,8 +105,9 @@ def _identity(place: Path, folder: Path) -> str:
 def _folders(top: Path) -> Iterator[tuple[Path, frozenset[str] | None]]:
     """Every folder from ``top`` down with the names in it (None: it cannot be opened), links after what they may name.
 
-    A folder that was seen is not entered again, nor one that contains ``top``: no link can lead round in a circle, or
-    out to the whole disk by way of the parents.
+    Hidden folders are left out: a batch at work keeps unfinished cases in one. A folder that was seen is not entered
+    again, nor one that contains ``top``: no link can lead round in a circle, or out to the whole disk by way of the
+    parents.
     """
     seen = {_node(parent) for parent in top.resolve().parents}
     waiting, links = [top], deque[Path]()
@@ -125,7 +126,7 @@ def _folders(top: Path) -> Iterator[tuple[Path, frozenset[str] | None]]:
         for entry in entries:
             if entry.is_symlink():
                 links.extend([folder / entry.name] if os.path.isdir(entry.path) else [])
-            elif entry.is_dir(follow_symlinks=False):
+            elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
                 waiting.append(folder / entry.name)
         yield folder, frozenset(entry.name for entry in entries)
 
