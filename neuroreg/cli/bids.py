@@ -1,18 +1,17 @@
 """neuroreg bids: the T1w images of a dataset in the Brain Imaging Data Structure, as a BIDS App."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
-from neuroreg.cli import console, options
-from neuroreg.cli.batch import FAILED_EXIT, batch_config, execute, register_settings
+from neuroreg.cli import batch_options, console
+from neuroreg.cli.batch import FAILED_EXIT, execute
 from neuroreg.errors import UsageError
 
 if TYPE_CHECKING:
-    from neuroreg.cohort.bids import Selection
     from neuroreg.cohort.bids_group import Checked
 
 _LEVELS = ("participant", "group")
@@ -77,6 +76,7 @@ def spread(words: Sequence[str]) -> list[str]:
 
 
 @app.command(cls=BidsCommand)
+@batch_options.with_shared
 def command(
     dataset: Annotated[Path, _DATASET],
     output: Annotated[Path, _OUTPUT],
@@ -88,79 +88,35 @@ def command(
     runs: Annotated[list[str] | None, _labels("run", "These runs alone.")] = None,
     to: Annotated[str, _TO] = "template",
     space: Annotated[str | None, _SPACE] = None,
-    method: options.Method = None,
-    weights: options.Weights = None,
-    affine: options.AffinePart = None,
-    refine: options.Refine = None,
-    set_: options.Set = None,
-    frame: options.Frame = None,
-    xform: options.Xform = None,
-    max_voxels: options.MaxVoxels = None,
-    config: options.Config = None,
-    outputs: options.Outputs = None,
-    resume: options.Resume = False,
-    overwrite: options.OverwriteAll = False,
-    strict_qc: options.StrictQc = None,
-    provenance: options.Provenance = None,
-    engine: options.Engine = "serial",
-    jobs: options.Jobs = None,
-    workers: options.Workers = None,
-    scheduler: options.Scheduler = None,
-    tls_ca: options.TlsCa = None,
-    tls_cert: options.TlsCert = None,
-    tls_key: options.TlsKey = None,
-    shard: options.Shard = None,
-    retries: options.Retries = 1,
-    fail_fast: options.FailFast = False,
-    case_timeout: options.CaseTimeout = 3600.0,
-    memory_limit: options.MemoryLimit = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
-    seed: options.Seed = None,
-    deterministic: options.Deterministic = None,
-    dry_run: options.DryRun = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = 0,
-    debug: options.Debug = False,
+    **given: Any,
 ) -> None:
     """Register the T1w images of a BIDS dataset, every session and run, and leave BIDS derivatives.
 
     The level group registers nothing: it checks that every output is there as its run left it, and writes the summary
     and the page of all cases, those of shards too. It uses only the folders, --json and --quiet.
     """
-    given = locals()
     if level == "group":
-        _group(dataset, output, json=json, quiet=quiet)
-    else:
-        _participant(given)
-
-
-def _participant(given: Mapping[str, Any]) -> None:
+        _group(dataset, output, json=given["json"], quiet=given["quiet"])
+        return
+    config = batch_options.batch_config(given, output)
+    from neuroreg.cohort.bids import Selection
     from neuroreg.cohort.bids_targets import find_bids
     from neuroreg.pipeline.config import resolve
 
     images = {"fixed": Path("fixed"), "moving": Path("moving")}  # each case has its own
-    chosen = batch_config(given, given["output"])
-    cohort, layout = find_bids(
-        given["dataset"],
-        given["output"],
-        resolve({**images, **register_settings(given)}, given["config"]),
-        _selection(given),
-        to=given["to"],
-        space=given["space"],
-    )
-    execute(cohort, chosen, given, command="bids", layout=layout)
+    settings = resolve({**images, **batch_options.register_settings(given)}, given["config"])
+    selection = Selection(participants or None, sessions or None, _numbers(runs or ()) or None)
+    cohort, layout = find_bids(dataset, output, settings, selection, to=to, space=space)
+    execute(cohort, config, given, command="bids", layout=layout)
 
 
-def _selection(given: Mapping[str, Any]) -> "Selection":
-    from neuroreg.cohort.bids import Selection
-
-    runs = [str(run).removeprefix("run-") for run in given["runs"] or ()]
-    wrong = [run for run in runs if not (run.isascii() and run.isdecimal())]
+def _numbers(runs: Sequence[str]) -> list[int]:
+    """``1``, ``01`` and ``run-1`` are one run. Raises UsageError."""
+    words = [run.removeprefix("run-") for run in runs]
+    wrong = [word for word in words if not (word.isascii() and word.isdecimal())]
     if wrong:
         raise UsageError(f"a run is a whole number, got {wrong[0]!r}")
-    return Selection(given["participants"] or None, given["sessions"] or None, [*map(int, runs)] or None)
+    return [int(word) for word in words]
 
 
 def _group(dataset: Path, output: Path, *, json: bool, quiet: bool) -> None:

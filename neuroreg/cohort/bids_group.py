@@ -1,6 +1,7 @@
 """The group level of the BIDS App: is every output there as its run left it, and how does each case stand?"""
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -46,7 +47,7 @@ def check_derivatives(output: Path) -> Checked:
     if not output.is_dir():
         raise NoInputError("no such folder", file=output, remedy="run the participant level first")
     described = bool(read_own_description(output))
-    started, said = utc_now(), _journalled(output)
+    clock, started, said = time.monotonic(), utc_now(), _journalled(output)
     folders = {entry.name: entry for entry in sorted(output.glob(f"{FOLDER}/*/"))}
     if not (said or folders):
         raise NoInputError(
@@ -64,6 +65,8 @@ def check_derivatives(output: Path) -> Checked:
             started=started,
             finished=utc_now(),
             exit_code=_FAILED_EXIT if bad else 0,
+            seconds=round(time.monotonic() - clock, 3),
+            journal_seconds=0.0,
             counts=board.counts(),
             cases=tuple(map(case_summary, standings)),
         )
