@@ -17,12 +17,15 @@ from neuroreg.cohort.bids_sidecars import sidecars
 from neuroreg.cohort.case import Case
 from neuroreg.errors import CannotCreateError, DataError, WriteError
 from neuroreg.io.files import fsync
+from neuroreg.pipeline.inputs import FILES, MOVED_LABELS, ROIS, VIEWER
 from neuroreg.pipeline.record import RECORD_NAME, read_record
 
 FOLDER = "neuroreg"
 """Holds for each case what BIDS has no place for: its page, its record, and where its other files lie."""
 
 INDEX_NAME = "files.json"
+
+_APART = (FILES["report"], MOVED_LABELS, ROIS, VIEWER)  # what may lie beside the record
 
 _Step = Callable[[], object]
 
@@ -90,6 +93,7 @@ class BidsLayout:
         moves = {self.folder / place: ready / place.name for place in said}
         moves |= {self.output(case, name): work / name for name in record.outputs}
         folders = {path.parent for path in moves}
+        former = [*self._claims(case), *(own / name for name in _APART)]
         return [
             partial(_write, ready, {**{place.name: text for place, text in said.items()}, INDEX_NAME: index}),
             partial(_make, {own, *folders}, self.folder),
@@ -97,7 +101,7 @@ class BidsLayout:
             partial(fsync, own),
             partial(self.mark(case).unlink, missing_ok=True),  # from here on it is not done
             partial(fsync, own),
-            *(partial(path.unlink, missing_ok=True) for path in self._claims(case) if path not in moves),
+            *(partial(path.unlink, missing_ok=True) for path in former if path not in moves),
             *(partial(os.replace, source, path) for path, source in moves.items()),
             *(partial(fsync, folder) for folder in sorted(folders)),
             partial(os.replace, work / RECORD_NAME, self.mark(case)),

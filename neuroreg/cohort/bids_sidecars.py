@@ -50,4 +50,9 @@ def _sidecar(one: Placed, role: str, path: Path, transform: PurePosixPath | None
         "Sources": sources,
         "SpatialReference": scan if role == "inverse" else target,
     }
-    return {**found, "SkullStripped": looks_stripped(read_image(path).volume)} if role == "image" else found
+    return {**found, "SkullStripped": skull_stripped(path)} if role == "image" else found
+
+
+def skull_stripped(path: Path) -> bool:
+    """Whether nothing is left around the brain, as far as an image tells. Raises DataError, NoInputError."""
+    return looks_stripped(read_image(path).volume)
