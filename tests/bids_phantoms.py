@@ -1,11 +1,15 @@
 """Small datasets in the Brain Imaging Data Structure: heads of tests/pipeline_phantoms.py under the names of BIDS."""
 
+import functools
 import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from pipeline_phantoms import save_pair
+
+from neuroreg.cohort import bids, bids_targets
 
 MANY = (
     "sub-01/ses-1/anat/sub-01_ses-1_run-1_T1w.nii.gz",
@@ -51,3 +55,13 @@ def phantom_dataset(folder: Path, names: Iterable[str]) -> Path:
         shutil.copy(moving if subject in seen else fixed, folder / name)
         seen.add(subject)
     return folder
+
+
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets that nobody changes: pybids needs a tenth of a second for each reading."""
+    monkeypatch.setattr(bids_targets, "read_dataset", _read)
+
+
+@functools.cache
+def _read(root: Path) -> bids.Dataset:
+    return bids.read_dataset(root)

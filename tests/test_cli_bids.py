@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bids_phantoms import MANY, PLAIN, empty_dataset, phantom_dataset
+from bids_phantoms import MANY, PLAIN, empty_dataset, phantom_dataset, read_once
 
 from neuroreg.cli import run
 from neuroreg.cli.bids import spread
@@ -22,9 +22,10 @@ TESTS = Path(__file__).parent
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that register nothing: they leave an image that cannot be read."""
+    """Workers that register nothing: the image they leave cannot be read. The dataset is read once."""
     monkeypatch.setattr(process, "PROGRAM", (sys.executable, "-S", "-E", str(TESTS / "fake_worker.py")))
     monkeypatch.setitem(METHODS, "toy", Entry("pipeline_phantoms:Toy", "for tests"))
+    read_once(monkeypatch)
     monkeypatch.setattr(bids_sidecars, "skull_stripped", lambda path: False)
 
 

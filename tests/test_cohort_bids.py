@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from bids_phantoms import MANY, PLAIN, describe, empty_dataset
+from bids_phantoms import MANY, PLAIN, describe, empty_dataset, read_once
 
-from neuroreg.cohort.bids import Selection, read_dataset, select
+from neuroreg.cohort.bids import Dataset, Selection, read_dataset, select
 from neuroreg.cohort.bids_names import Placed, Scan, Target, natural
 from neuroreg.cohort.bids_targets import find_bids
 from neuroreg.cohort.case import ID
@@ -19,6 +19,16 @@ SETTINGS = RegisterConfig(fixed=Path("fixed"), moving=Path("moving"), method="af
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return empty_dataset(tmp_path_factory.mktemp("many") / "raw", MANY)
+
+
+@pytest.fixture(scope="module")
+def dataset(many: Path) -> Dataset:
+    return read_dataset(many)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_once(monkeypatch)
 
 
 def placed(dataset: Path, output: Path, to: str, **chosen: object) -> dict[str, tuple[str, str, str]]:
@@ -124,8 +134,8 @@ def test_an_image_is_the_target_but_not_of_itself(many: Path, tmp_path: Path) ->
         ({"sessions": ["10"], "runs": [2]}, 1),
     ],
 )
-def test_labels_choose(many: Path, chosen: dict, count: int) -> None:
-    assert len(select(read_dataset(many), Selection(**chosen))) == count
+def test_labels_choose(dataset: Dataset, chosen: dict, count: int) -> None:
+    assert len(select(dataset, Selection(**chosen))) == count
 
 
 @pytest.mark.parametrize(
@@ -137,9 +147,9 @@ def test_labels_choose(many: Path, chosen: dict, count: int) -> None:
         ({"participants": ["A3"], "sessions": ["2"]}, "no T1w image of the chosen ones is ses-2"),
     ],
 )
-def test_a_label_that_no_image_has_is_refused(many: Path, chosen: dict, said: str) -> None:
+def test_a_label_that_no_image_has_is_refused(dataset: Dataset, chosen: dict, said: str) -> None:
     with pytest.raises(NoInputError, match=said):
-        select(read_dataset(many), Selection(**chosen))
+        select(dataset, Selection(**chosen))
 
 
 def test_a_real_dataset_may_hold_odd_files(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bids_phantoms import MANY, empty_dataset
+from bids_phantoms import MANY, empty_dataset, read_once
 from pipeline_phantoms import grid, head
 
 from neuroreg.cohort.bids import Selection
@@ -36,9 +37,8 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 class Place:
     """A dataset, the derivatives of its later sessions, and runs that are finished but nowhere yet."""
 
-    def __init__(self, folder: Path, picture: bytes) -> None:
-        self.raw, self.out, self.picture = folder / "raw", folder / "out", picture
-        empty_dataset(self.raw, MANY)
+    def __init__(self, raw: Path, folder: Path, picture: bytes) -> None:
+        self.raw, self.out, self.picture = raw, folder / "out", picture
         self.cohort, self.layout = self.find("first-session")
         self.out.mkdir()
         assert self.cohort.prepare is not None
@@ -80,9 +80,15 @@ RECORD = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return empty_dataset(tmp_path_factory.mktemp("dataset") / "raw", MANY)
+
+
 @pytest.fixture
-def place(tmp_path: Path, picture: bytes) -> Place:
-    return Place(tmp_path, picture)
+def place(raw: Path, tmp_path: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> Place:
+    read_once(monkeypatch)
+    return Place(raw, tmp_path, picture)
 
 
 OWN = [f"neuroreg/sub-01_ses-2_T1w-to-ses1/{name}" for name in ("files.json", "report.html", "run.json")]
@@ -142,12 +148,12 @@ def test_the_dataset_says_what_it_is_and_keeps_what_others_wrote(place: Place) -
     said = json.loads((place.out / "dataset_description.json").read_text())
     assert said["DatasetType"] == "derivative"
     assert said["GeneratedBy"][0]["Name"] == "neuroreg"
-    assert said["DatasetLinks"] == {"raw": "../raw"}
+    assert said["DatasetLinks"] == {"raw": os.path.relpath(place.raw, place.out)}
     assert said["SourceDatasets"] == [{"URL": "bids:raw:"}]
     (place.out / "dataset_description.json").write_text(json.dumps({**said, "Authors": ["A", "B"]}))
     (place.out / ".bidsignore").write_text("mine/\n")
     (place.out / "README").write_text("my words")
-    cohort, _ = place.find(str(place.raw.parent / "raw" / MANY[0]))
+    cohort, _ = place.find(str(place.raw / MANY[0]))
     assert cohort.prepare is not None
     cohort.prepare()
     again = json.loads((place.out / "dataset_description.json").read_text())
@@ -160,7 +166,7 @@ def test_a_second_dataset_does_not_go_into_the_same_derivatives(place: Place, tm
     other = empty_dataset(tmp_path / "other", MANY)
     cohort, _ = find_bids(other, place.out, SETTINGS, Selection(), to="first-session")
     assert cohort.prepare is not None
-    with pytest.raises(CannotCreateError, match=r"derivatives of another dataset \(raw is ../raw\)"):
+    with pytest.raises(CannotCreateError, match=r"derivatives of another dataset \(raw is ../.*raw\)"):
         cohort.prepare()
 
 
