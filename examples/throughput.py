@@ -1,6 +1,6 @@
 """How many registrations an hour: a shell loop over `neuroreg register`, `neuroreg batch`, and two Dask workers.
 
-python examples/throughput.py DATA OUT [--pairs 40] [--method jointaffine] [--outputs image,transform] [--flat N] [--page FILE]
+python examples/throughput.py DATA OUT [--pairs 40] [--method jointaffine] [--flat N] [--page FILE]
 
 DATA holds t1/, seg/ and splits.csv; its first `--pairs` scans, stripped by their labels, are registered to the
 template that comes with the package. The three ways take turns in one run on one machine: half of the loop, the two
@@ -10,6 +10,7 @@ its processes. OUT gets throughput.json; the page is made of it, so a part that 
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -79,10 +80,13 @@ def loop(scans: list[Path], fixed: Path, out: Path, given: argparse.Namespace) -
 def batch(scans: list[Path], out: Path, given: argparse.Namespace, *options: str) -> dict[str, float]:
     """The same by one `neuroreg batch`."""
     manifest = out.parent / f"{out.name}.csv"
-    rows = [f"{number:05d},{os.path.relpath(scan, manifest.parent)}" for number, scan in enumerate(scans)]
+    rows = [f"{number:05d},{scan.name}" for number, scan in enumerate(scans)]
     manifest.write_text("id,moving\n" + "\n".join(rows) + "\n")
     log = out.parent / f"{out.name}.log"
-    return measured([*PROGRAM, "batch", str(manifest), "-o", str(out), *settings(given), *options], log)
+    root = ["--root", str(scans[0].parent)]
+    return measured(
+        [*PROGRAM, "batch", str(manifest), "-o", str(out), *root, *settings(given), *options], log
+    )
 
 
 def throughput(given: argparse.Namespace, scans: list[Path], fixed: Path) -> dict[str, object]:
@@ -127,10 +131,11 @@ def flat(given: argparse.Namespace, scans: list[Path]) -> dict[str, object]:
     work.mkdir(parents=True)
     manifest = work / "many.csv"
     repeated = [scans[number % len(scans)] for number in range(given.flat)]
-    rows = [f"{number:05d},{os.path.relpath(scan, work)}" for number, scan in enumerate(repeated)]
+    rows = [f"{number:05d},{scan.name}" for number, scan in enumerate(repeated)]
     manifest.write_text("id,moving\n" + "\n".join(rows) + "\n")
     out = work / "out"
-    command = [*PROGRAM, "batch", str(manifest), "-o", str(out), *settings(given), "--retries", "0"]
+    root = ["--root", str(scans[0].parent)]
+    command = [*PROGRAM, "batch", str(manifest), "-o", str(out), *root, *settings(given), "--retries", "0"]
     samples = []
     with subprocess.Popen(command) as process:
         while process.poll() is None:
@@ -143,81 +148,106 @@ def flat(given: argparse.Namespace, scans: list[Path]) -> dict[str, object]:
     edges = [given.flat * part // 10 for part in range(11)]
     parts = [
         {"from": low, "to": high, "mb": median(found)}
-        for low, high in zip(edges, edges[1:], strict=False)
+        for low, high in itertools.pairwise(edges)
         if (found := [mb for done, mb in samples if low <= done < high and mb > 0])
     ]
     return {"cases": given.flat, "exit_code": process.returncode, "resident": parts}
 
 
 def page(found: dict[str, dict]) -> str:
-    """The tables of what was measured, and what follows from it."""
-    lines = ["# Throughput", "", f"`{found['command']}`", ""]
+    """The tables of what was measured, and what follows from it by arithmetic."""
     rates = found["throughput"]
     base = next(iter(rates["ways"].values()))["wall_s"]
-    lines += [
-        f"{rates['pairs']} stripped brains at 2 mm onto the template, method `{rates['method']}`, no refinement, outputs "
-        f"{rates['outputs']}, {rates['cores']} cores, no GPU. Seconds are good for their ratios.",
-        "",
-        "| | wall s | CPU s | an hour | against the loop |",
-        "|---|---|---|---|---|",
+    rows = [
+        f"| {name} | {one['wall_s']:.0f} | {one['cpu_s']:.0f} | {rates['pairs'] / one['wall_s'] * 3600:.0f} "
+        f"| {base / one['wall_s']:.2f} x |"
+        for name, one in rates["ways"].items()
     ]
-    for name, one in rates["ways"].items():
-        an_hour = rates["pairs"] / one["wall_s"] * 3600
-        lines.append(
-            f"| {name} | {one['wall_s']:.0f} | {one['cpu_s']:.0f} | {an_hour:.0f} | {base / one['wall_s']:.2f} x |"
-        )
-    lines += [
-        "",
-        f"`--resume` over the finished {rates['pairs']} cases, every input and output hashed: {rates['resume_s']:.1f} s. "
-        f"The journal took {rates['journal_s']:.2f} s ({100 * rates['journal_share']:.2f} %) and {rates['journal_bytes']:.0f} "
-        f"bytes a case; the outputs {rates['case_mb']:.1f} MB a case.",
-        "",
-    ]
-    if "flat" in found:
-        memory = found["flat"]
-        lines += [
-            f"Resident memory of all processes of one batch of {memory['cases']} cases, median in each tenth:",
-            "",
-            "| cases | MB |",
-            "|---|---|",
-            *(f"| {one['from']} to {one['to']} | {one['mb']:.0f} |" for one in memory["resident"]),
-            "",
-        ]
-    return "\n".join([*lines, *on_paper(rates)])
+    return PAGE.format(
+        command=found["command"],
+        method=rates["method"],
+        outputs=rates["outputs"],
+        pairs=rates["pairs"],
+        cores=rates["cores"],
+        rows="\n".join(rows),
+        resume=rates["resume_s"],
+        journal=rates["journal_s"],
+        share=100 * rates["journal_share"],
+        line=rates["journal_bytes"],
+        size=rates["case_mb"],
+        memory=memory(found.get("flat")),
+        **arithmetic(rates),
+    )
 
 
-def on_paper(rates: dict) -> list[str]:
-    """What 10,000 scans would cost, by arithmetic from the figures above."""
+def memory(found: dict | None) -> str:
+    """The table of a long batch."""
+    if found is None:
+        return ""
+    rows = [f"| {one['from']} to {one['to']} | {one['mb']:.0f} |" for one in found["resident"]]
+    head = f"Resident memory of all processes of one batch of {found['cases']} cases, median in each tenth:"
+    return "\n".join([head, "", "| cases | MB |", "|---|---|", *rows, ""])
+
+
+SCANS, NODES, CORES_OF_A_NODE, CORES_BESIDE_A_GPU = 10_000, 64, 32, 16
+
+
+def arithmetic(rates: dict) -> dict[str, float]:
+    """What 10,000 scans would cost, from the CPU seconds of one case."""
     serial = rates["ways"]["`neuroreg batch`"]
-    cpu, n, scans = serial["cpu_s"] / rates["pairs"], rates["pairs"], 10_000
-    hours = scans * cpu / 3600
-    network = rates["stages_s"].get(rates["method"], 0.0)
-    rest = max(0.0, 1 - network / max(rates["stages_s"]["total"], 1e-9)) * cpu
-    disk = scans * rates["case_mb"] / 1e3
-    return [
-        "## 10,000 scans, on paper",
-        "",
-        "Arithmetic from this table, nothing of it was run.",
-        "",
-        f"- **This machine**: {scans * serial['wall_s'] / n / 3600:.1f} h, {disk:.0f} GB of outputs.",
-        f"- **64 nodes of 32 cores** (`--shard 1/64` to `64/64`, one case for each pair of cores): {hours:.1f} core hours, "
-        f"{scans / 64 * cpu / 32 / 60:.1f} min of computing for each node; starting the processes and the slowest case "
-        "weigh as much. Far fewer nodes do: with 4 it is a coffee break.",
-        f"- **One GPU**: the network's stage is {100 * network / rates['stages_s']['total']:.0f} % of a case here. If a GPU "
-        f"did it in no time, {rest:.1f} CPU seconds a case (reading, affine, judging, writing) remain: "
-        f"{scans * rest / 16 / 3600:.1f} h with 16 cores beside it (`--jobs 8`). The cores are the limit, not the GPU.",
-        "",
-        "What breaks first, in this order:",
-        "",
-        f"1. **The file system.** 64 nodes finish {64 * 16 / cpu * 2:.0f} cases a second at best and each writes "
-        f"{rates['case_mb']:.0f} MB: {64 * 16 / cpu * 2 * rates['case_mb'] / 1e3:.1f} GB/s into one shared folder, and "
-        "one fsync for each file. Fewer outputs (`--outputs transform`), fewer nodes, or a folder for each shard help.",
-        f"2. **Checking what is done.** `--resume` reads everything: {rates['resume_s'] / n * scans / 60:.0f} min at the rate above.",
-        f"3. **The page.** `group.html` grows by 4.6 kB a case: 46 MB for 10,000, which browsers open slowly; `group.csv` does "
-        "not care.",
-        f"4. The journal does not: {scans * rates['journal_bytes'] / 1e6:.0f} MB, one coordinator writes it.",
-        "",
-    ]
+    cpu = serial["cpu_s"] / rates["pairs"]
+    network = rates["stages_s"].get(rates["method"], 0.0) / rates["stages_s"]["total"]
+    rate = NODES * CORES_OF_A_NODE / cpu
+    return {
+        "here_h": SCANS * serial["wall_s"] / rates["pairs"] / 3600,
+        "disk_gb": SCANS * rates["case_mb"] / 1e3,
+        "core_h": SCANS * cpu / 3600,
+        "nodes_s": SCANS / rate,
+        "network": 100 * network,
+        "rest": (1 - network) * cpu,
+        "gpu_h": SCANS * (1 - network) * cpu / CORES_BESIDE_A_GPU / 3600,
+        "rate": rate,
+        "gb_s": rate * rates["case_mb"] / 1e3,
+        "resume_min": rates["resume_s"] / rates["pairs"] * SCANS / 60,
+        "journal_mb": SCANS * rates["journal_bytes"] / 1e6,
+    }
+
+
+PAGE = """# Throughput
+
+`{command}`
+
+{pairs} stripped brains at 2 mm onto the template, method `{method}`, no refinement, outputs {outputs}, {cores} cores,
+no GPU. Seconds are good for their ratios.
+
+| | wall s | CPU s | an hour | against the loop |
+|---|---|---|---|---|
+{rows}
+
+`--resume` over the {pairs} finished cases, every input and output read and hashed: {resume:.1f} s, imports
+included. The journal took {journal:.2f} s ({share:.2f} %) and {line:.0f} bytes a case; the outputs {size:.1f} MB a
+case.
+
+{memory}
+## 10,000 such scans, on paper
+
+Arithmetic from the figures above; nothing of it was run.
+
+- **This machine**: {here_h:.1f} h, {disk_gb:.0f} GB of outputs.
+- **64 nodes of 32 cores** (`--shard 1/64` to `64/64`): {core_h:.1f} core hours, so {nodes_s:.0f} s of computing.
+  Starting the processes takes as long, and so does one case that is retried: a few nodes do as well.
+- **One GPU**: the network's stage is {network:.0f} % of a case here. If a GPU did it in no time, {rest:.1f} CPU
+  seconds a case would remain (reading, affine, judging, writing): {gpu_h:.1f} h with 16 cores beside it (`--jobs 8`
+  or more). The cores are the limit then, not the GPU.
+
+What breaks first, in this order:
+
+1. The shared file system. 64 nodes end {rate:.0f} cases a second at best; with {size:.1f} MB each that is
+   {gb_s:.1f} GB/s, and an fsync for every file. Fewer outputs (`--outputs transform`) or fewer nodes help.
+2. Checking what is done. `--resume` reads every input and output: {resume_min:.0f} min at the rate above.
+3. `group.html`: 4.6 kB a case make 46 MB, which a browser opens slowly. `group.csv` does not care.
+4. Not the journal: {journal_mb:.0f} MB, and one process that writes it.
+"""
 
 
 def main() -> None:

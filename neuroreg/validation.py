@@ -1,6 +1,11 @@
-"""What pydantic found wrong, as one line in our words."""
+"""Options as they are typed, and what pydantic found wrong with them, as one line in our words."""
+
+import json
+from collections.abc import Sequence
 
 from pydantic import ValidationError
+
+from neuroreg.errors import UsageError
 
 _VALUE_SAYS_NOTHING = frozenset({"missing", "value_error", "extra_forbidden"})
 _MOST_LETTERS = 60  # of a wrong value: a line is read by people
@@ -21,3 +26,17 @@ def sentence(error: ValidationError) -> str:
             message += f" (got {repr(item['input'])[:_MOST_LETTERS]})"
         parts.append(f"option {name}: {message}" if name else message)
     return "; ".join(parts)
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, object]:
+    """``key=value`` words as a table; values are JSON where they can be, text otherwise. Raises UsageError."""
+    options: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (equals and key.strip()):
+            raise UsageError(f"option set: expected KEY=VALUE, got {pair!r}")
+        try:
+            options[key.strip()] = json.loads(text)
+        except ValueError:
+            options[key.strip()] = text
+    return options

@@ -1,6 +1,8 @@
 """Small ugly heads and toy methods for the tests of the pipeline: oblique, anisotropic, off-centre, unlike sizes."""
 
 import math
+import os
+import signal
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -93,6 +95,10 @@ class ToyConfig(MethodConfig):
 
     amplitude: float = 1.5
     seconds: float = 0.0
+    marker: str = ""
+    """KillToy: a file; while it is there, nothing is killed any more"""
+    megabytes: int = 1500
+    """MemoryToy: what it takes"""
 
 
 class Toy:
@@ -141,6 +147,39 @@ class NotANumberToy(Toy):
         """A field without values."""
         found = super().predict(fixed, moving, start)
         return Prediction(found.displacement * math.nan, affine=found.affine, level=1)
+
+
+class KillToy(Toy):
+    """A method that takes its process with it: always, or with a ``marker`` the first time only."""
+
+    def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
+        """SIGKILL to this very process, as the kernel sends it when memory is short."""
+        marker = Path(self.config.marker) if self.config.marker else None
+        if marker is None or not marker.exists():
+            if marker is not None:
+                marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().predict(fixed, moving, start)
+
+
+class HangToy(Toy):
+    """A method that never comes back."""
+
+    def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
+        """Sleeps for good."""
+        while True:
+            time.sleep(60)
+
+
+class MemoryToy(Toy):
+    """A method that takes more memory than others, and keeps it for a minute."""
+
+    def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
+        """Resident at once: every page is written."""
+        taken = bytearray(os.urandom(1)) * (self.config.megabytes * 1_000_000)
+        time.sleep(60)
+        assert taken
+        return super().predict(fixed, moving, start)
 
 
 def leave_sides_unjudged(monkeypatch: pytest.MonkeyPatch) -> None:

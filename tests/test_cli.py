@@ -251,11 +251,6 @@ def test_stages_are_silent_unless_asked(capsys: pytest.CaptureFixture[str]) -> N
         assert capsys.readouterr().err.count("\n") == lines
 
 
-def test_values_of_set_are_json_or_text() -> None:
-    found = options.parse_pairs(["a=1", "b=fast", "c=[1, 2]", "d=true", "e=x=y", "f="])
-    assert found == {"a": 1, "b": "fast", "c": [1, 2], "d": True, "e": "x=y", "f": ""}
-
-
 def test_a_closed_stdout_is_no_failure() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(neuroreg.__file__).parents[1])}
     for words in (["--help"], ["methods", "--json"], ["methods"]):

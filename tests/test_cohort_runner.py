@@ -159,8 +159,8 @@ def test_resume_skips_only_what_is_provably_the_same(tmp_path: Path) -> None:
     assert [name for name in acts if after[name] == before[name]] == ["a"]
     assert [one.skipped for one in second.standings] == [True, *[False] * 6]
     assert files(tmp_path)["b/moved.nii.gz"] == b"fixedanother scan"
-    third = run(tmp_path, found, resume=True)
-    assert third.snapshot.skipped == 7
+    third = run(tmp_path, Cohort(found.cases[:-1]), resume=True)
+    assert (third.snapshot.skipped, third.strangers) == (6, ["g"])
     assert states(third)["c"] == "ok-qc-warn"
 
 

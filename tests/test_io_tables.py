@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from neuroreg.errors import CannotCreateError, DataError
-from neuroreg.io.tables import read_csv, read_groups, read_label_names, read_lines, read_points, write_csv
+from neuroreg.io.tables import (
+    check_header,
+    read_csv,
+    read_groups,
+    read_label_names,
+    read_lines,
+    read_points,
+    write_csv,
+)
 
 
 def test_numbers_stay_numbers_and_formulas_become_text(tmp_path: Path) -> None:
@@ -83,3 +91,20 @@ def test_landmarks_are_turned_to_lps(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("name,x,y\nac,1,2\n")
     with pytest.raises(DataError, match="add z"):
         read_points(tmp_path / "a.csv")
+
+
+def test_a_slip_in_a_column_name_is_a_fault_and_a_stranger_is_named() -> None:
+    known = ("id", "moving", "moving_labels")
+    found = check_header(
+        ["ID", "moving", "movin_labels", "age", "state"], known, required=("id",), ignored={"state"}
+    )
+    assert found == (
+        [
+            "no column id",
+            "column 'ID' is not known: did you mean id?",
+            "column 'movin_labels' is not known: did you mean moving_labels?",
+        ],
+        ["the column 'age' is not used"],
+    )
+    # a name near to a column that is there is no slip
+    assert check_header(["id", "moving", "moving_"], known, required=("id",))[0] == []

@@ -8,7 +8,7 @@ import pytest
 
 from neuroreg import checkpoints
 from neuroreg.errors import DataError, NoInputError, UsageError
-from neuroreg.pipeline.config import OUTPUTS, resolve, stem
+from neuroreg.pipeline.config import OUTPUTS, resolve, resolve_shared, stem
 
 PAIR = {"fixed": Path("f.nii.gz"), "moving": Path("m.b.nii.gz")}
 
@@ -129,3 +129,23 @@ def test_a_record_is_not_repeated_with_other_weights(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not those of the recorded run"):
         resolve({"moving": moving}, path)
     assert resolve({"moving": moving, "weights": known.name}, path).weights == known.name
+
+
+def test_settings_of_many_need_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('method = "demons"\nseed = 1\n[options]\nlevels = 2\nsigma = 1.5\n')
+    monkeypatch.setenv("NEUROREG_SEED", "2")
+    found = resolve_shared({"threads": 3, "frame": None, "options": {"levels": 5}}, file)
+    assert {name: found[name] for name in ("method", "seed", "threads")} == {
+        "method": "demons", "seed": 2, "threads": 3,
+    }  # fmt: skip
+    assert found["options"] == {"levels": 5, "sigma": 1.5}
+    assert set(found) == {"method", "seed", "threads", "options"}
+    with pytest.raises(UsageError, match="option frame"):
+        resolve_shared({"frame": -1})
+
+
+def test_of_a_record_many_take_the_settings_and_no_images(tmp_path: Path) -> None:
+    path = record(tmp_path)
+    (tmp_path / "f.nii.gz").unlink()
+    assert resolve_shared({}, path) == {"seed": 9, "options": {}}

@@ -1,9 +1,10 @@
-"""What pydantic found wrong, as one line."""
+"""Options as they are typed, and what pydantic found wrong, as one line."""
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from neuroreg.validation import sentence
+from neuroreg.errors import UsageError
+from neuroreg.validation import parse_pairs, sentence
 
 
 class Inner(BaseModel):
@@ -61,3 +62,11 @@ def test_a_long_value_is_cut() -> None:
     with pytest.raises(ValidationError) as found:
         Options.model_validate({"name": "x", "steps": "9" * 5000 + "x"})
     assert len(sentence(found.value)) < 200
+
+
+def test_values_of_set_are_json_or_text() -> None:
+    found = parse_pairs(["a=1", "b=fast", "c=[1, 2]", "d=true", "e=x=y", "f="])
+    assert found == {"a": 1, "b": "fast", "c": [1, 2], "d": True, "e": "x=y", "f": ""}
+    for words in ("a", "=1", " =1"):
+        with pytest.raises(UsageError, match="expected KEY=VALUE"):
+            parse_pairs([words])

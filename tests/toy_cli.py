@@ -6,12 +6,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from neuroreg.cli import main
-from neuroreg.methods import METHODS
-from neuroreg.registry import Entry
+import toy_worker
 
-for name in ("Toy", "OutOfMemoryToy", "BrokenToy"):
-    METHODS[name.lower()] = Entry(f"pipeline_phantoms:{name}", "for tests")
+from neuroreg.cli import main
+from neuroreg.cohort import process
+
+toy_worker.register_toys()
+process.PROGRAM = toy_worker.PROGRAM
 
 if __name__ == "__main__":
     main()

@@ -114,8 +114,10 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
 
 def register_settings(given: Mapping[str, Any]) -> dict[str, object]:
     """Those of a command's arguments that are settings of each registration."""
+    from neuroreg.validation import parse_pairs
+
     chosen: dict[str, object] = {name: given[name] for name in OF_REGISTER if name not in ("set_", "config")}
-    chosen["options"] = options.parse_pairs(given["set_"]) if given["set_"] else None
+    chosen["options"] = parse_pairs(given["set_"]) if given["set_"] else None
     return chosen
 
 

@@ -117,6 +117,9 @@ def show_failures(outcome: "Outcome", *, quiet: bool) -> None:
         shown = "; ".join(f"{name}: {why}" for name, why in again[:5])
         more = f"; and {len(again) - 5} more" if len(again) > 5 else ""
         console.note(f"made again: {shown}{more}", quiet=quiet)
+    if outcome.strangers:
+        count, first = len(outcome.strangers), outcome.strangers[0]
+        console.note(f"{count} finished cases are not of this cohort ({first}, ...) and stay", quiet=quiet)
     failed = [one for one in outcome.standings if one.state.startswith(("failed", "killed", "timeout"))]
     for standing in failed[:_SHOWN]:
         console.warn(failure_line(standing), quiet=quiet)

@@ -1,6 +1,5 @@
 """The options that commands share. One left out is None: environment, file or default decide (pipeline.config)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -130,24 +129,14 @@ def settings(given: Mapping[str, object]) -> dict[str, object]:
     if not flags.get("also"):
         flags["also"] = None
     pairs = given.get("set_")
-    flags["options"] = parse_pairs(pairs) if isinstance(pairs, Sequence) and pairs else None
+    flags["options"] = None
+    if isinstance(pairs, Sequence) and pairs:
+        from neuroreg.validation import parse_pairs  # pydantic comes with it
+
+        flags["options"] = parse_pairs(pairs)
     return flags
 
 
 def given(**values: object) -> dict[str, Any]:
     """The values that are not None: what was left out is for the one who is called to decide."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-def parse_pairs(pairs: Sequence[str]) -> dict[str, object]:
-    """``key=value`` words as a table; values are JSON where they can be, text otherwise. Raises UsageError."""
-    options: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not (equals and key.strip()):
-            raise UsageError(f"expected KEY=VALUE after --set, got {pair!r}")
-        try:
-            options[key.strip()] = json.loads(text)
-        except ValueError:
-            options[key.strip()] = text
-    return options

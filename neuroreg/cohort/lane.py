@@ -1,8 +1,10 @@
 """One case after the other within a working process: the engines are loaded once, every failure becomes a message."""
 
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
@@ -11,7 +13,7 @@ from neuroreg.cohort.messages import Died, Done, Job, WorkerOptions
 from neuroreg.cohort.preflight import method_settings
 from neuroreg.cohort.sameness import identity_of
 from neuroreg.errors import BusyError, NeuroregError, as_known
-from neuroreg.pipeline.case import Reporter
+from neuroreg.pipeline.case import Case, Reporter
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import Engine, load_engine
 from neuroreg.pipeline.register import register
@@ -22,6 +24,7 @@ _STATES: dict[int, State] = {
     **dict.fromkeys((69, 73, 74), "failed-io"),
 }
 _KEEP_ENGINES = 4
+_DRAWING = threading.Lock()
 
 
 class Lane:
@@ -30,16 +33,13 @@ class Lane:
     def __init__(self, options: WorkerOptions) -> None:
         self._argv = options.argv
         self._threads = options.threads
-        self._reporter = (
-            None if options.reporter is None else cast(Reporter, Entry(options.reporter, "").load())
-        )
+        self._reporter = None if options.reporter is None else _one_page_at_a_time(options.reporter)
         self._engines: dict[str, Engine] = {}
 
     def run(self, job: Job, progress: Callable[[str], None]) -> Done | Died:
         """Register one case into its work folder; whatever goes wrong with it is told, never raised."""
-        folder = (
-            job.work / uuid4().hex / job.id
-        )  # another one for each attempt: a former one may still be writing
+        # another folder for each attempt: a former one may still be writing
+        folder = job.work / uuid4().hex / job.id
         try:
             threads = 1 if job.alone else self._threads
             config = RegisterConfig.model_validate({**job.config, "output": folder, "threads": threads})
@@ -62,12 +62,23 @@ class Lane:
         )
 
     def _engine(self, config: RegisterConfig) -> Engine:
-        name = method_settings(config)
+        name = f"{method_settings(config)} {config.seed}"
         if name not in self._engines:
             if len(self._engines) >= _KEEP_ENGINES:
                 self._engines.pop(next(iter(self._engines)))
             self._engines[name] = load_engine(config)
         return self._engines[name]
+
+
+def _one_page_at_a_time(name: str) -> Reporter:
+    """The reporter of that name; matplotlib, which draws, is not made for several threads."""
+    write = cast(Reporter, Entry(name, "").load())
+
+    def reporter(path: Path, case: Case, *, overwrite: bool = False) -> None:
+        with _DRAWING:
+            write(path, case, overwrite=overwrite)
+
+    return reporter
 
 
 def _failure(name: str, error: NeuroregError) -> Died:

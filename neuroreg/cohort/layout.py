@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +31,10 @@ class Layout(Protocol):
 
     def check(self, case: Case) -> None:
         """Raise CannotCreateError when publishing would replace what no run of ours has left."""
+        ...
+
+    def strangers(self, ids: Set[str]) -> Sequence[str]:
+        """Finished cases in the output folder that are not among ``ids``."""
         ...
 
     def publish(self, case: Case, work: Path) -> None:
@@ -72,6 +77,10 @@ class FolderLayout:
                 file=place,
                 remedy="move them away: the folder is replaced as a whole",
             )
+
+    def strangers(self, ids: Set[str]) -> Sequence[str]:
+        """Folders of earlier cases."""
+        return sorted({path.parent.name for path in self.folder.glob(f"*/{RECORD_NAME}")} - ids)
 
     def publish(self, case: Case, work: Path) -> None:
         """Put the whole folder in place by one rename; a former one moves aside first and is deleted after."""

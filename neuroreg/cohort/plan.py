@@ -34,7 +34,7 @@ class Plan:
 def dry_run(cohort: Cohort, config: BatchConfig, *, layout: Layout | None = None) -> dict[str, Any]:
     """``--dry-run``: every check of a real batch, and what it would do. Computes and writes nothing."""
     cases = part_of(cohort.cases, config.shard)
-    preflight.load_engines(cases)
+    preflight.check_methods(cases)
     plan = make_plan(cases, config, layout or FolderLayout(config.output))
     size = len(plan.todo) * preflight.bytes_of_a_case(plan.todo)
     return {
@@ -65,10 +65,10 @@ def make_plan(cases: Sequence[Case], config: BatchConfig, layout: Layout) -> Pla
     if not config.resume:
         again = dict.fromkeys((case.id for case in present), "--overwrite")
         return Plan(cases, {}, again)
-    engines = preflight.load_engines(present)
+    weights = preflight.check_methods(present)
     with ThreadPoolExecutor(max_workers=8) as pool:  # reading and hashing, which leave the interpreter alone
         answers = pool.map(
-            lambda case: why_again(case, layout, engines[preflight.method_settings(case.config)]), present
+            lambda case: why_again(case, layout, weights[preflight.method_settings(case.config)]), present
         )
         found = dict(zip((case.id for case in present), answers, strict=True))
     done = {name: record for name, (why, record) in found.items() if not why and record is not None}

@@ -56,6 +56,8 @@ class Outcome:
     standings: Sequence[Standing]
     again: Mapping[str, str]
     """id -> why a case that was done before has been made again"""
+    strangers: Sequence[str]
+    """finished cases in the output folder that the cohort does not hold (any more)"""
     exit_code: int
     """0; 8 when a case failed; 3 under strict quality control when a verdict is not pass"""
 
@@ -76,7 +78,7 @@ def run_batch(
     """
     layout = layout or FolderLayout(config.output)
     cases = part_of(cohort.cases, config.shard)
-    preflight.load_engines(cases)
+    preflight.check_methods(cases)
     prepare_folder(config.output)
     with held(config.output, config.name) as work:
         if cohort.prepare is not None:
@@ -288,6 +290,7 @@ class _Run:
             self._board.snapshot(),
             [*self._board.standings.values()],
             self._plan.again,
+            () if self._config.shard is not None else self._layout.strangers(self._cases.keys()),
             self._exit_code(error),
         )
         counts = outcome.snapshot.counts

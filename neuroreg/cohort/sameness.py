@@ -4,18 +4,20 @@ The key of a case is the sha256 of its inputs' sha256, the settings that matter,
 (RELIABILITY section 4). Where two keys differ, the differences are named in plain words.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from neuroreg import __version__
 from neuroreg.cohort.case import Case
 from neuroreg.cohort.layout import Layout
+from neuroreg.cohort.preflight import Weights
 from neuroreg.errors import NeuroregError
 from neuroreg.io import files
 from neuroreg.pipeline.config import RegisterConfig
-from neuroreg.pipeline.engine import Engine
 from neuroreg.pipeline.inputs import given_paths, named_outputs
 from neuroreg.pipeline.record import RunRecord, digest, read_record, scrub
 
@@ -57,15 +59,15 @@ def _unlike(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-def identity(config: RegisterConfig, engine: Engine) -> Identity:
+def identity(config: RegisterConfig, weights: Weights) -> Identity:
     """Of a case as it would be made now. Reads its inputs; raises NoInputError, DataError."""
     plain = json.loads(json.dumps(scrub(config, full=False)))
     inputs = given_paths(config)
-    weights = {"weights": engine.weights, "affine_weights": engine.affine_weights}
+    loaded = {"weights": weights.method, "affine_weights": weights.affine}
     return Identity(
-        inputs={role: digest(path) for role, path in inputs.items()},
+        inputs={role: _digest(path) for role, path in inputs.items()},
         settings=_settings(plain, inputs),
-        weights={stage: found.sha256 for stage, found in weights.items() if found is not None},
+        weights={stage: sha256 for stage, sha256 in loaded.items() if sha256},
         version=_version(__version__),
     )
 
@@ -93,7 +95,18 @@ def _version(version: str) -> str:
     return major if major != "0" else f"0.{rest.partition('.')[0]}"
 
 
-def why_again(case: Case, layout: Layout, engine: Engine) -> tuple[str, RunRecord | None]:
+def _digest(path: Path) -> str:
+    """Of a file that many cases share (the fixed image) once."""
+    found = files.check_input(path).stat()
+    return _digest_of(path, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest_of(path: Path, *state: int) -> str:
+    return digest(path)
+
+
+def why_again(case: Case, layout: Layout, weights: Weights) -> tuple[str, RunRecord | None]:
     """Why the case must be made (again), and the record of what is there; "" when it need not be.
 
     Every input and every output is read and hashed: a file that merely exists proves nothing.
@@ -103,7 +116,7 @@ def why_again(case: Case, layout: Layout, engine: Engine) -> tuple[str, RunRecor
     try:
         record = read_record(layout.mark(case).parent)
         there = identity_of(record)
-        differences = identity(case.config, engine).differences(there)
+        differences = identity(case.config, weights).differences(there)
         missing = set(named_outputs(case.config).values()) - {layout.mark(case).name} - set(record.outputs)
         differences += [f"{name} is not among its outputs" for name in sorted(missing)]
         differences += _damaged(case, layout, record)

@@ -3,7 +3,8 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from neuroreg.errors import DataError
@@ -74,6 +75,26 @@ def read_lines(path: Path | str) -> tuple[list[str], list[tuple[int, list[str]]]
     if len(set(header)) < len(header) or not all(header):
         raise DataError(f"column names must be there and differ, got {header}", file=path)
     return header, rows[1:]
+
+
+def check_header(
+    header: Sequence[str], known: Sequence[str], *, required: Sequence[str], ignored: Container[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Faults and notes of the columns of a table, ``known`` and among them ``required`` ones.
+
+    A column near to a known one is taken for a slip; any other is left alone and named, unless ``ignored``.
+    """
+    faults = [f"no column {name}" for name in required if name not in header]
+    notes = []
+    for name in header:
+        if name in known or name in ignored:
+            continue
+        near = [k for k in get_close_matches(name.lower(), known, n=1, cutoff=0.75) if k not in header]
+        if near:
+            faults.append(f"column {name!r} is not known: did you mean {near[0]}?")
+        else:
+            notes.append(f"the column {name!r} is not used")
+    return faults, notes
 
 
 def read_label_names(path: Path | str) -> dict[int, str]:

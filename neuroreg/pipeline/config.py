@@ -17,6 +17,18 @@ from neuroreg.validation import sentence
 OUTPUTS = ("image", "field", "transform", "inverse", "affine", "jacobian", "report")
 """Everything ``--outputs`` can name, in the order of writing; ``standard`` is all of them."""
 
+INPUTS = (
+    "fixed",
+    "moving",
+    "fixed_labels",
+    "moving_labels",
+    "label_names",
+    "fixed_mask",
+    "moving_mask",
+    "also",
+)
+"""The settings of RegisterConfig that name the files of one pair."""
+
 AFFINES: Mapping[str, str] = {
     "affine": "found by the method of that name",
     "jointaffine": "found by the affine part of the method of that name",
@@ -139,20 +151,48 @@ def resolve(
     The file is TOML or JSON with the names of RegisterConfig, or the ``run.json`` of an earlier run.
     Raises NoInputError, DataError for the file, UsageError for a setting.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = _given(flags)
     below = {} if file is None else read_config(file, given=given.keys())
+    merged = _merge(given, below, defaults or {})
+    missing = [role for role in ("fixed", "moving") if role not in merged]
+    if missing:
+        raise UsageError(
+            f"the {' and the '.join(missing)} image is missing",
+            remedy="name both: FIXED, the image that stays, then MOVING",
+        )
     try:
-        merged = {**(defaults or {}), **below, **_environment(), **given}
-        merged["options"] = {**_options(below), **_options(given)}
-        missing = [role for role in ("fixed", "moving") if role not in merged]
-        if missing:
-            raise UsageError(
-                f"the {' and the '.join(missing)} image is missing",
-                remedy="name both: FIXED, the image that stays, then MOVING",
-            )
         return RegisterConfig.model_validate(merged)
     except ValidationError as error:
         raise UsageError(sentence(error), file=file) from error
+
+
+def resolve_shared(flags: Mapping[str, object], file: Path | None = None) -> dict[str, object]:
+    """The settings that many registrations share, merged and checked as by ``resolve``, without any images.
+
+    Files and variables are read once, however many there are. Of an earlier run's ``run.json`` everything holds but
+    its images. Raises as ``resolve``.
+    """
+    given = _given(flags)
+    below = {} if file is None else read_config(file, given={*given, *INPUTS})
+    merged = _merge(given, below, {})
+    try:
+        checked = RegisterConfig.model_validate({"fixed": Path("fixed"), "moving": Path("moving"), **merged})
+    except ValidationError as error:
+        raise UsageError(sentence(error), file=file) from error
+    return {name: getattr(checked, name) for name in merged}
+
+
+def _given(flags: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _merge(
+    given: Mapping[str, object], below: Mapping[str, object], defaults: Mapping[str, object]
+) -> dict[str, object]:
+    """Flags over NEUROREG_* over a file over defaults; options of the method one by one."""
+    merged = {**defaults, **below, **_environment(), **given}
+    merged["options"] = {**_options(below), **_options(given)}
+    return merged
 
 
 def _options(source: Mapping[str, object]) -> Mapping[str, object]:
@@ -208,7 +248,8 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
         raise DataError(
             "not the record of a registration", file=file, remedy="give a run.json of neuroreg register"
         )
-    settings = {key: value for key, value in config.items() if key not in ("output", "overwrite")}
+    apart = {"output", "overwrite", *(given & set(INPUTS))}
+    settings = {key: value for key, value in config.items() if key not in apart}
     for role, recorded in inputs.items():
         name = role.partition(":")[0]
         if name in given:

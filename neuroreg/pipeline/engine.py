@@ -96,14 +96,9 @@ def _dump(method: Any) -> dict[str, object]:
 
 def load_engine(config: RegisterConfig) -> Engine:
     """The method with its options and weights. Raises UsageError, UnavailableError, DataError."""
-    if (config.method, config.affine) == ("affine", "none"):
-        raise UsageError(
-            "method 'affine' without an affine does nothing",
-            remedy="leave out --affine none, or choose a deformable --method",
-        )
+    finder = _finder(config)
     classical = _class_of("affine")
     referee: Method = classical(classical.Config())
-    finder = config.affine if config.affine in METHODS else "affine"
     if config.method == "affine":
         found, weights = _ready(finder, config)
         aligner = _affine_part(found)
@@ -113,9 +108,34 @@ def load_engine(config: RegisterConfig) -> Engine:
         return Engine(config.method, method, _affine_part(method), referee, weights)
     if finder == "affine":
         return Engine(config.method, method, referee, referee, weights)
-    plain = config.model_copy(update={"method": finder, "weights": None, "options": {}, "refine": None})
-    found, affine_weights = _ready(finder, plain)
+    found, affine_weights = _ready(finder, _alone(finder, config))
     return Engine(config.method, method, _affine_part(found), referee, weights, affine_weights)
+
+
+def check_engine(config: RegisterConfig) -> None:
+    """Refuse what ``load_engine`` would refuse, before any weights are read. Raises as it does."""
+    finder = _finder(config)
+    if config.method == "affine":
+        _choose(finder, config)
+        return
+    _choose(config.method, config)
+    if finder not in (config.method, "affine"):
+        _choose(finder, _alone(finder, config))
+
+
+def _finder(config: RegisterConfig) -> str:
+    """The method that finds the affine part."""
+    if (config.method, config.affine) == ("affine", "none"):
+        raise UsageError(
+            "method 'affine' without an affine does nothing",
+            remedy="leave out --affine none, or choose a deformable --method",
+        )
+    return config.affine if config.affine in METHODS else "affine"
+
+
+def _alone(finder: str, config: RegisterConfig) -> RegisterConfig:
+    """The settings of a finder that is not the method itself: its own defaults."""
+    return config.model_copy(update={"method": finder, "weights": None, "options": {}, "refine": None})
 
 
 def head_referee() -> AffinePart:
@@ -136,21 +156,29 @@ def _affine_part(method: Any) -> Method | AffinePart:
 
 def _ready(name: str, config: RegisterConfig) -> tuple[Method, checkpoints.WeightRecord | None]:
     """The method of that name with the options and the weights of the configuration, or its default ones."""
+    kind, options, weights = _choose(name, config)
+    method = kind(options)
+    if weights is not None:
+        checkpoints.load_into(method.network, weights)
+        method.network.eval()
+    return method, weights
+
+
+def _choose(name: str, config: RegisterConfig) -> tuple[Any, BaseModel, checkpoints.WeightRecord | None]:
+    """The class, the options and the weights that go together."""
     kind = _class_of(name)
     if not hasattr(kind, "losses"):
         if config.weights is not None:
             raise UsageError(f"method {name!r} has no weights", remedy="leave out --weights")
-        return kind(method_config(kind, config, name=name)), None
+        return kind, method_config(kind, config, name=name), None
     weights = checkpoints.find(config.weights) if config.weights else checkpoints.default_for(name)
     if weights.method != name:
         raise UsageError(
             f"the weights {weights.name!r} are for method {weights.method!r}, not {name!r}",
             remedy="name the weights and the method that belong together",
         )
-    method = kind(method_config(kind, config, name=name, below=_options_of(kind, weights, config)))
-    checkpoints.load_into(method.network, weights)
-    method.network.eval()
-    return method, weights
+    options = method_config(kind, config, name=name, below=_options_of(kind, weights, config))
+    return kind, options, weights
 
 
 def _options_of(kind: Any, weights: checkpoints.WeightRecord, config: RegisterConfig) -> dict[str, object]:

@@ -7,14 +7,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from neuroreg.errors import NeuroregError, UsageError
 from neuroreg.io.files import check_input, check_not_inputs, check_output, output_lock, prepare_folder
-from neuroreg.io.tables import Cell, read_groups, read_label_names, read_lines, write_csv
+from neuroreg.io.tables import Cell, check_header, read_groups, read_label_names, read_lines, write_csv
 from neuroreg.metrics.deformation import DeformationFigures
 from neuroreg.metrics.segmentation import FIGURES
 from neuroreg.pipeline.evaluate import EvaluateConfig, EvaluateOptions, Evaluation, check_config, evaluate
@@ -152,7 +151,7 @@ def read_pairs(
     Files are relative to the folder of the table, so that a table and its files can be moved together.
     """
     header, lines = read_lines(path)
-    faults, notes = _check_header(header)
+    faults, notes = check_header(header, COLUMNS, required=("id", *FILES[:2]))
     rows: list[tuple[str, str, EvaluateConfig]] = []
     seen: dict[tuple[str, str], int] = {}
     for number, cells in lines if not faults else ():
@@ -172,21 +171,6 @@ def read_pairs(
     if faults:
         raise UsageError("; ".join(faults), file=path, remedy="nothing was evaluated: mend the table")
     return rows, notes
-
-
-def _check_header(header: list[str]) -> tuple[list[str], list[str]]:
-    """Faults and notes. A column near to one of ours is taken for a slip, any other is left alone and named."""
-    faults = [f"no column {name}" for name in ("id", *FILES[:2]) if name not in header]
-    notes = []
-    for name in header:
-        if name in COLUMNS:
-            continue
-        near = [known for known in get_close_matches(name, COLUMNS, n=1, cutoff=0.75) if known not in header]
-        if near:
-            faults.append(f"column {name!r} is not known: did you mean {near[0]}?")
-        else:
-            notes.append(f"the column {name!r} is not used")
-    return faults, notes
 
 
 def _check_row(
