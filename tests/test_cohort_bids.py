@@ -1,19 +1,19 @@
 """Datasets read: which images are cases, onto what, under which names; and what is refused."""
 
-import json
 from pathlib import Path
 
 import pytest
 from bids_phantoms import MANY, PLAIN, describe, empty_dataset, read_once
 
 from neuroreg.cohort.bids import Dataset, Selection, read_dataset, select
-from neuroreg.cohort.bids_names import Placed, Scan, Target, natural
+from neuroreg.cohort.bids_names import Placed, Scan, Target, by_label
 from neuroreg.cohort.bids_targets import find_bids
 from neuroreg.cohort.case import ID
+from neuroreg.cohort.find import find_cohort
 from neuroreg.errors import CannotCreateError, DataError, NoInputError, UnavailableError, UsageError
-from neuroreg.pipeline.config import RegisterConfig
+from neuroreg.io.tables import write_csv
 
-SETTINGS = RegisterConfig(fixed=Path("fixed"), moving=Path("moving"), method="affine")
+SETTINGS = {"method": "affine"}
 
 
 @pytest.fixture(scope="module")
@@ -242,9 +242,9 @@ def test_outputs_never_mix_with_another_dataset(many: Path, tmp_path: Path) -> N
 
 
 def test_settings_of_one_pair_are_refused(many: Path, tmp_path: Path) -> None:
-    config = SETTINGS.model_copy(update={"moving_labels": Path("x.nii.gz"), "also": (Path("y.nii.gz"),)})
-    with pytest.raises(UsageError, match="takes no also:0, moving labels"):
-        find_bids(many, tmp_path / "out", config, Selection())
+    for name, to in (("moving_labels", "template"), ("fixed_mask", "first-session")):
+        with pytest.raises(UsageError, match=f"option {name} belongs to one image"):
+            find_bids(many, tmp_path / "out", {**SETTINGS, name: Path("x.nii.gz")}, Selection(), to=to)
 
 
 def scan(name: str) -> Scan:
@@ -282,13 +282,16 @@ def test_an_id_fits_whatever_the_name() -> None:
 
 
 def test_labels_are_ordered_as_people_do() -> None:
-    assert sorted(["10", "b", "2", "a10", "a9", "01"], key=natural) == ["01", "2", "10", "a9", "a10", "b"]
+    assert sorted(["10", "b", "2", "a10", "a9", "01"], key=by_label) == ["01", "2", "10", "a9", "a10", "b"]
 
 
-def test_a_case_can_be_asked_for_again_by_a_manifest(many: Path, tmp_path: Path) -> None:
-    cohort, _ = find_bids(many, tmp_path / "out", SETTINGS, Selection(), to="first-session")
-    for case in cohort.cases:
-        assert case.row["id"] == case.id
-        assert Path(case.row["moving"]).is_file()
-        assert Path(case.row["fixed"]).is_file()
-        assert json.dumps(dict(case.row))
+@pytest.mark.parametrize("to", ["first-session", "template"])
+def test_a_case_can_be_asked_for_again_by_a_manifest(to: str, many: Path, tmp_path: Path) -> None:
+    cohort, _ = find_bids(many, tmp_path / "out", SETTINGS, Selection(), to=to)
+    table = tmp_path / "failed.csv"
+    write_csv(table, tuple(cohort.cases[0].row), [case.row for case in cohort.cases])
+    again = find_cohort(table, SETTINGS, output=tmp_path / "out")
+    wanted = [(case.id, case.config.fixed.resolve(), case.config.moving.resolve()) for case in cohort.cases]
+    assert [
+        (one.id, one.config.fixed.resolve(), one.config.moving.resolve()) for one in again.cases
+    ] == wanted

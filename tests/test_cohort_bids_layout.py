@@ -18,11 +18,10 @@ from neuroreg.cohort.case import Case, Cohort
 from neuroreg.cohort.template import template_files
 from neuroreg.errors import CannotCreateError, NoInputError, WriteError
 from neuroreg.io.images import write_image
-from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.inputs import FILES
 from neuroreg.volume import Volume
 
-SETTINGS = RegisterConfig(fixed=Path("fixed"), moving=Path("moving"), method="affine")
+SETTINGS = {"method": "affine"}
 
 
 @pytest.fixture(scope="module")

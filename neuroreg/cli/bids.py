@@ -101,12 +101,16 @@ def command(
     config = batch_options.batch_config(given, output)
     from neuroreg.cohort.bids import Selection
     from neuroreg.cohort.bids_targets import find_bids
-    from neuroreg.pipeline.config import resolve
 
-    images = {"fixed": Path("fixed"), "moving": Path("moving")}  # each case has its own
-    settings = resolve({**images, **batch_options.register_settings(given)}, given["config"])
-    selection = Selection(participants or None, sessions or None, _numbers(runs or ()) or None)
-    cohort, layout = find_bids(dataset, output, settings, selection, to=to, space=space)
+    cohort, layout = find_bids(
+        dataset,
+        output,
+        batch_options.register_settings(given),
+        Selection(participants or None, sessions or None, _numbers(runs or ()) or None),
+        config_file=given["config"],
+        to=to,
+        space=space,
+    )
     execute(cohort, config, given, command="bids", layout=layout)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroreg.cohort.bids_names import NAME, Scan, natural
+from neuroreg.cohort.bids_names import NAME, Scan, by_label
 from neuroreg.errors import DataError, NoInputError, UnavailableError
 
 DESCRIPTION = "dataset_description.json"
@@ -52,7 +52,7 @@ def read_dataset(root: Path) -> Dataset:
             file=root,
             remedy="give the raw dataset that they were made of",
         )
-    found = sorted(_paths(root), key=natural)
+    found = sorted(_paths(root), key=by_label)
     scans, odd = [], []
     for relative in found:
         scan = _scan(root, relative)
@@ -170,12 +170,12 @@ def _with_label(
 ) -> list[Scan]:
     names = {name.removeprefix(prefix) for name in wanted}
     known = {str(label(scan)) for scan in dataset.scans if label(scan) is not None}
-    missing = sorted(names - known, key=natural)
+    missing = sorted(names - known, key=by_label)
     if missing:
         raise NoInputError(
             f"no T1w image of {', '.join(prefix + name for name in missing)}",
             file=dataset.root,
-            remedy=f"there are: {listed(sorted((prefix + name for name in known), key=natural)) or 'none'}",
+            remedy=f"there are: {listed(sorted((prefix + name for name in known), key=by_label)) or 'none'}",
         )
     chosen = [scan for scan in scans if str(label(scan)) in names]
     if not chosen:

@@ -133,7 +133,7 @@ def sidecar_of(path: PurePosixPath) -> PurePosixPath:
     return path.with_name(path.name[: -len(suffix_of(Path(path.name)))] + ".json")
 
 
-def natural(label: str | None) -> tuple[tuple[int, int, str], ...]:
+def by_label(label: str | None) -> tuple[tuple[int, int, str], ...]:
     """A key that puts 2 before 10, numbers before words, and no label before all."""
     parts = re.findall(r"[0-9]+|[^0-9]+", label or "")
     return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts)

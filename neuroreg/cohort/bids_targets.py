@@ -9,16 +9,16 @@ from pathlib import Path
 from neuroreg.cohort.bids import Dataset, Selection, listed, read_dataset, select
 from neuroreg.cohort.bids_dataset import check_output, link_of, prepare_dataset
 from neuroreg.cohort.bids_layout import BidsLayout
-from neuroreg.cohort.bids_names import LABEL, Placed, Scan, Target, natural, own_uri, raw_uri
+from neuroreg.cohort.bids_names import LABEL, Placed, Scan, Target, by_label, own_uri, raw_uri
 from neuroreg.cohort.case import Case, Cohort
+from neuroreg.cohort.shared import TEMPLATE, configure, real, row_of, shared_settings
 from neuroreg.cohort.template import template_files
 from neuroreg.errors import NoInputError, UsageError
 from neuroreg.io.files import check_input
-from neuroreg.pipeline.config import RegisterConfig, stem
-from neuroreg.pipeline.inputs import given_paths
+from neuroreg.pipeline.config import resolve_shared, stem
 
-TEMPLATE, FIRST_SESSION = "template", "first-session"
-"""What ``--to`` accepts beside an image."""
+FIRST_SESSION = "first-session"
+"""What ``--to`` accepts beside the template and an image."""
 
 TEMPLATE_SPACE = "neuroregIXI2mm"
 """The label of the space of the template that comes with the package."""
@@ -38,17 +38,19 @@ class _Found:
 def find_bids(
     dataset: Path,
     output: Path,
-    settings: RegisterConfig,
+    settings: Mapping[str, object],
     selection: Selection,
     *,
+    config_file: Path | None = None,
     to: str = TEMPLATE,
     space: str | None = None,
 ) -> tuple[Cohort, BidsLayout]:
-    """The registrations of a dataset, and where their outputs go. ``settings`` are those of all, images left aside.
+    """The registrations of a dataset, and where their outputs go. ``settings``: those of the command line.
 
     ``to``: template, first-session, or the path of an image; ``space`` replaces the label of its space. Raises
     UsageError, NoInputError, DataError, CannotCreateError, UnavailableError.
     """
+    shared = shared_settings(resolve_shared(settings, config_file), one_fixed=to != FIRST_SESSION)
     if space is not None and LABEL.fullmatch(space) is None:
         raise UsageError(f"a space is called by letters and digits alone, got {space!r}")
     raw = read_dataset(dataset)
@@ -66,7 +68,7 @@ def find_bids(
         if found.prepare is not None:
             found.prepare()
 
-    cases = _cases(found.placed, settings, root=dataset)
+    cases = [_case(one, shared, root=real(dataset), templated=to == TEMPLATE) for one in found.placed]
     return Cohort(cases, (*raw.notes, *found.notes), prepare), BidsLayout(output, found.placed)
 
 
@@ -129,7 +131,7 @@ def _onto_first_session(raw: Dataset, scans: Sequence[Scan], space: str | None) 
 
 def _order(scan: Scan) -> tuple[object, ...]:
     """By session, then by run, then by the whole name."""
-    return natural(scan.session), -1 if scan.run is None else scan.run, natural(scan.entities)
+    return by_label(scan.session), -1 if scan.run is None else scan.run, by_label(scan.entities)
 
 
 def _said_of_sessions(
@@ -137,25 +139,16 @@ def _said_of_sessions(
 ) -> Iterable[str]:
     subjects = {scan.subject for scan in scans} - {one.scan.subject for one in placed}
     if subjects:
-        names = sorted((f"sub-{name}" for name in subjects), key=natural)
+        names = sorted((f"sub-{name}" for name in subjects), key=by_label)
         yield f"no later session, nothing to do: {listed(names)}"
     sessions = {scan.session or "" for several in of_subject.values() for scan in several}
     if not all(label.isdecimal() for label in sessions):
-        yield f"the sessions are taken in this order: {listed(sorted(sessions, key=natural))}"
+        yield f"the sessions are taken in this order: {listed(sorted(sessions, key=by_label))}"
 
 
-def _cases(placed: Iterable[Placed], settings: RegisterConfig, *, root: Path) -> list[Case]:
-    """Raises UsageError for files that would have to be another for each image."""
-    others = sorted(set(given_paths(settings)) - {"fixed", "moving", "affine"})
-    if others:
-        raise UsageError(
-            f"a dataset takes no {', '.join(others).replace('_', ' ')}: each image would need its own",
-            remedy="leave it out of the configuration, or use neuroreg batch with a table",
-        )
-    cases = []
-    for one in placed:
-        files = {"fixed": one.target.path, "moving": one.scan.path}
-        config = settings.model_copy(update={**files, "output": None, "overwrite": False})
-        row = {"id": one.id, **{role: str(path.absolute()) for role, path in files.items()}}
-        cases.append(Case(one.id, config, {**row, "root": str(root.resolve())}))
-    return cases
+def _case(one: Placed, settings: Mapping[str, object], *, root: Path, templated: bool) -> Case:
+    """The row of a manifest names no fixed image where it is the template: that is what a manifest means by it."""
+    fixed, moving = one.target.path.absolute(), one.scan.path.absolute()
+    files = {"moving": str(moving)} if templated else {"fixed": str(fixed), "moving": str(moving)}
+    row = row_of({"id": one.id, **files}, files, root, map(real, map(Path, files.values())))
+    return Case(one.id, configure(settings, fixed, moving), row)
