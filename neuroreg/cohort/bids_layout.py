@@ -8,7 +8,7 @@ case, and the next run may replace it.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +63,10 @@ class BidsLayout:
                     file=path,
                     remedy="move it away",
                 )
+
+    def strangers(self, ids: Set[str]) -> Sequence[str]:
+        """None: participants are registered in as many calls as one likes, and the group level knows them all."""
+        return ()
 
     def publish(self, case: Case, work: Path) -> None:
         """Bring a finished run to its final places, ``run.json`` last; ``work`` is gone then.
