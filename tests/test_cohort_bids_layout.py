@@ -16,8 +16,9 @@ from neuroreg.cohort.bids_layout import BidsLayout
 from neuroreg.cohort.bids_targets import find_bids
 from neuroreg.cohort.case import Case, Cohort
 from neuroreg.cohort.template import template_files
-from neuroreg.errors import CannotCreateError, NoInputError, WriteError
+from neuroreg.errors import CannotCreateError, DataError, NoInputError, WriteError
 from neuroreg.io.images import write_image
+from neuroreg.pipeline.finished import open_run
 from neuroreg.pipeline.inputs import FILES
 from neuroreg.volume import Volume
 
@@ -72,7 +73,7 @@ class Place:
 
 
 RECORD = {
-    "command": "register", "argv": [], "started": "2026-01-01T00:00:00+00:00",
+    "schema_version": 2, "command": "register", "argv": [], "started": "2026-01-01T00:00:00+00:00",
     "finished": "2026-01-01T00:00:01+00:00", "versions": {}, "machine": "", "device": "cpu", "threads": 1,
     "seed": 0, "deterministic": False, "config": {"method": "affine"}, "inputs": {}, "weights": None,
     "seconds": {"total": 1.0}, "qc": {"verdict": "pass", "reasons": []}, "warnings": [],
@@ -118,6 +119,24 @@ def test_a_finished_run_becomes_derivatives(place: Place) -> None:
     for name, described in json.loads(place.layout.mark(place.case).read_text())["outputs"].items():
         data = place.layout.output(place.case, name).read_bytes()
         assert hashlib.sha256(data).hexdigest() == described["sha256"]
+
+
+def test_a_published_run_is_read_back_where_its_files_lie(place: Place) -> None:
+    place.layout.publish(place.case, place.work())
+    run = open_run(place.layout.own(place.case))
+    for name in run.recorded.outputs:
+        found = run.output(name)
+        assert found is not None
+        assert found.samefile(place.layout.output(place.case, name))
+    place.layout.output(place.case, "affine.mat").write_bytes(b"other")
+    with pytest.raises(DataError, match="not the file the run left"):
+        run.output("affine.mat")
+    index = place.layout.own(place.case) / "files.json"
+    for text in ("{", "[]", '{"moved.nii.gz": 1}'):
+        index.write_text(text)
+        with pytest.raises(DataError, match="the index of the outputs"):
+            open_run(index.parent).output("moved.nii.gz")
+        assert any("the index of the outputs" in fault for fault in check_derivatives(place.out).faults)
 
 
 def sidecar(place: Place, end: str) -> dict:

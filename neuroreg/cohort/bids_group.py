@@ -4,12 +4,13 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from neuroreg.cohort.bids import DESCRIPTION
 from neuroreg.cohort.bids_dataset import read_own_description
-from neuroreg.cohort.bids_layout import FOLDER, INDEX_NAME
+from neuroreg.cohort.bids_layout import FOLDER
 from neuroreg.cohort.bids_names import sidecar_of
 from neuroreg.cohort.board import Board, Standing
 from neuroreg.cohort.case import DONE, State
@@ -18,8 +19,9 @@ from neuroreg.cohort.journal import journals, read_journal
 from neuroreg.cohort.runner import state_of
 from neuroreg.cohort.status import fold
 from neuroreg.cohort.summary import Summary, case_summary, put_summary
-from neuroreg.errors import NeuroregError, NoInputError
+from neuroreg.errors import DataError, NeuroregError, NoInputError
 from neuroreg.io.files import sha256
+from neuroreg.pipeline.finished import read_index
 from neuroreg.pipeline.record import RECORD_NAME, RunRecord, read_record, utc_now
 
 _FAILED_EXIT = 8
@@ -120,27 +122,15 @@ def _without_record(name: str, said: Standing | None) -> Standing:
 
 def _damages(output: Path, folder: Path, record: RunRecord) -> Iterator[str]:
     """What is not as the run left it."""
-    places = _places(folder)
+    places = read_index(folder)
     for name, described in record.outputs.items():
-        place = places.get(name)
-        path = folder / name if place is None else output / place
+        path = places.get(name, folder / name)
         if not path.is_file():
             yield f"{path.name} is gone"
         elif path.stat().st_size != described.get("bytes") or sha256(path) != described.get("sha256"):
             yield f"{path.name} is not what the run left"
-        if place is not None and not _is_json(output / sidecar_of(place)):
-            yield f"{sidecar_of(place).name} is gone, or no JSON"
-
-
-def _places(folder: Path) -> dict[str, PurePosixPath]:
-    """Name in ``run.json`` -> path below the output, of a case; empty when its index cannot be read."""
-    try:
-        found = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return (
-        {name: PurePosixPath(str(place)) for name, place in found.items()} if isinstance(found, dict) else {}
-    )
+        if name in places and not _is_json(sidecar_of(path)):
+            yield f"{sidecar_of(path).name} is gone, or no JSON"
 
 
 def _is_json(path: Path) -> bool:
@@ -152,13 +142,10 @@ def _is_json(path: Path) -> bool:
 
 def _strays(output: Path, folders: Iterable[Path]) -> Iterator[str]:
     """Files of subjects that no case claims: another program's, or of a case whose folder was deleted."""
-    claimed = {
-        path
-        for folder in folders
-        for place in _places(folder).values()
-        for path in (place, sidecar_of(place))
-    }
+    claimed: set[Path] = set()
+    for folder in folders:
+        with suppress(DataError):  # then it is a fault of the case
+            claimed |= {path for place in read_index(folder).values() for path in (place, sidecar_of(place))}
     for path in sorted(output.glob("sub-*/**/*")):
-        relative = PurePosixPath(path.relative_to(output).as_posix())
-        if path.is_file() and relative not in claimed:
-            yield f"no case knows {relative}"
+        if path.is_file() and path not in claimed:
+            yield f"no case knows {path.relative_to(output).as_posix()}"

@@ -17,13 +17,12 @@ from neuroreg.cohort.bids_sidecars import sidecars
 from neuroreg.cohort.case import Case
 from neuroreg.errors import CannotCreateError, DataError, WriteError
 from neuroreg.io.files import fsync
+from neuroreg.pipeline.finished import INDEX_NAME
 from neuroreg.pipeline.inputs import FILES, MOVED_LABELS, ROIS, VIEWER
 from neuroreg.pipeline.record import RECORD_NAME, read_record
 
 FOLDER = "neuroreg"
 """Holds for each case what BIDS has no place for: its page, its record, and where its other files lie."""
-
-INDEX_NAME = "files.json"
 
 _APART = (FILES["report"], MOVED_LABELS, ROIS, VIEWER)  # what may lie beside the record
 
@@ -93,7 +92,7 @@ class BidsLayout:
         record, own, one = read_record(work), self.own(case), self._placed[case.id]
         ready = work / ".bids"  # what is written here, before it goes to its place
         said = {sidecar_of(one.files[name]): text for name, text in sidecars(one, record, work).items()}
-        index = {name: str(place) for name, place in one.files.items()}
+        index = {name: f"../../{place}" for name, place in one.files.items()}  # as seen from ``own``
         moves = {self.folder / place: ready / place.name for place in said}
         moves |= {self.output(case, name): work / name for name in record.outputs}
         folders = {path.parent for path in moves}

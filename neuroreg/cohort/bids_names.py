@@ -8,7 +8,8 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
 from urllib.parse import quote
 
 from neuroreg.cohort.case import ID
@@ -26,6 +27,8 @@ NAME = re.compile(
     r"sub-(?P<subject>[0-9A-Za-z+]+)(_ses-(?P<session>[0-9A-Za-z+]+))?(_[a-z]+-[0-9A-Za-z+]+)*_T1w\.nii(\.gz)?"
 )
 """The file name of a T1w image."""
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 _AFTER_SPACE = re.compile(
     r"_(?:split|recording|chunk)-"
@@ -128,7 +131,7 @@ def own_uri(relative: PurePosixPath | str) -> str:
     return f"bids::{quote(str(relative), safe=_SAFE)}"
 
 
-def sidecar_of(path: PurePosixPath) -> PurePosixPath:
+def sidecar_of(path: AnyPath) -> AnyPath:
     """The JSON file that speaks of ``path``: the same name with another suffix."""
     return path.with_name(path.name[: -len(suffix_of(Path(path.name)))] + ".json")
 
