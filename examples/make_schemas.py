@@ -104,6 +104,22 @@ class Batch(Described):
     """path of group.html; null when there is none, as for a shard"""
 
 
+class BidsGroup(Described):
+    """bids with the level group: what is there, checked. status is "failed" (8) when something is wrong."""
+
+    code: int
+    """exit code of the process"""
+    folder: str
+    counts: dict[State, int]
+    """state -> cases, of all participants"""
+    faults: list[str]
+    """outputs that are damaged, unfinished or of nobody, in words"""
+    summary: str
+    """path of summary.json"""
+    page: str | None
+    """path of group.html; null when there is none"""
+
+
 class BatchPlan(Described):
     """batch with --dry-run: what would be done. Nothing was written."""
 
@@ -378,6 +394,7 @@ ANSWERS: Mapping[str, tuple[type[BaseModel] | str, ...]] = {
     "register": (REGISTRATION, Plan),
     "affine": (REGISTRATION, Plan),
     "batch": (Batch, BatchPlan, BatchStatus),
+    "bids": (Batch, BatchPlan, BidsGroup),
     "apply": (Files,),
     "evaluate": (Compared, Evaluated, Tested),
     "train": (Trained, Files),
