@@ -1,7 +1,12 @@
 """Found by pytest before any test: puts this folder on the path, so that tests/faults can use the same phantoms."""
 
+import io
+import json
 import os
 import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -23,3 +28,25 @@ def own_run(finished_run: Path, tmp_path: Path) -> Path:
     """The same run for one test to change; its inputs lie in ``tmp_path``."""
     shutil.copytree(finished_run.parent, tmp_path, dirs_exist_ok=True)
     return tmp_path / finished_run.name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_answer_keeps_to_its_schema() -> Iterator[None]:
+    """Whatever a test makes a command put on stdout with --json is what ``neuroreg/schemas/json-1.json`` says."""
+    from neuroreg.cli import console
+
+    def checked(emit: Callable[..., None]) -> Callable[..., None]:
+        def told(*given: object, **named: object) -> None:
+            with redirect_stdout(io.StringIO()) as out:
+                emit(*given, **named)
+            from schema_records import check
+
+            check(json.loads(out.getvalue()), f"json-{console.JSON_SCHEMA}")
+            sys.stdout.write(out.getvalue())
+
+        return told
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("emit", "emit_error"):
+            patched.setattr(console, name, checked(getattr(console, name)))
+        yield

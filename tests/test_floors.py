@@ -19,7 +19,7 @@ FLOOR = {
     **dict.fromkeys(("io", "preprocess", "losses", "metrics", "nn", "checkpoints"), 2),
     "methods": 3,
     **dict.fromkeys(("refine", "pipeline", "training", "report", "cohort", "benchmark"), 4),
-    **dict.fromkeys(("cli", "__main__"), 5),
+    **dict.fromkeys(("cli", "nipype", "__main__"), 5),
 }
 """Room (first name below ``neuroreg``) -> floor. A new room is a new word here."""
 
@@ -36,6 +36,7 @@ SAME_FLOOR = {
     ("benchmark", "pipeline"),
     ("benchmark", "refine"),
     ("__main__", "cli"),
+    ("nipype", "cli"),
 }
 """(from, to): the imports allowed within one floor. Everything inside one room is allowed, except in ``methods``."""
 

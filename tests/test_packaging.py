@@ -20,7 +20,7 @@ from neuroreg.pipeline.doctor import CORE
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-MODULE_OF = {"simpleitk": "SimpleITK", "pillow": "PIL", "pyyaml": "yaml", "antspyx": "ants"}
+MODULE_OF = {"simpleitk": "SimpleITK", "pillow": "PIL", "pyyaml": "yaml", "antspyx": "ants", "pybids": "bids"}
 """Distributions whose module is called otherwise."""
 
 
@@ -119,7 +119,7 @@ def test_every_dependency_is_used_and_every_import_declared() -> None:
     used = imported()
     assert core - used == set()
     assert used <= core | modules(
-        *(r for extra in ("ants", "batch", "greedy", "train") for r in optional[extra])
+        *(r for extra in ("ants", "batch", "bids", "greedy", "nipype", "train") for r in optional[extra])
     )
 
 

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, Entry] = {
     "batch": Entry(
         "neuroreg.cli.batch:command", "Register a cohort, resumable; one bad case never stops the rest."
     ),
+    "bids": Entry("neuroreg.cli.bids:app", "Register the T1w images of a BIDS dataset (a BIDS App)."),
     "train": Entry("neuroreg.cli.train:command", "Make a weight file from its recipe."),
     "methods": Entry("neuroreg.cli.methods:command", "List the registration methods."),
     "models": Entry("neuroreg.cli.models:command", "List, verify and locate the weights."),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -69,7 +70,7 @@ def _picture(snapshot: "Snapshot") -> Group:
         cells = (standing.id, str(standing.attempts), standing.stage, f"{seconds:.0f}")
         table.add_row(*(Text(console.printable(cell)) for cell in cells))
     failures = [Text(console.printable(failure_line(one)), style="red") for one in snapshot.failures]
-    return Group(Text(in_one_line(snapshot)), bar, table, *failures)
+    return Group(Text(in_one_line(snapshot)), Padding(bar, 0), table, *failures)
 
 
 def in_one_line(snapshot: "Snapshot") -> str:

@@ -21,7 +21,7 @@ JOURNAL_SCHEMA = 1
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     time: str
     """ISO 8601, UTC"""

@@ -6,6 +6,7 @@ whatever dies, and whenever: a case is done, wholly, or it is not (RELIABILITY s
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -85,7 +86,7 @@ def run_batch(
             cohort.prepare()
         plan = make_plan(cases, config, layout)
         preflight.check_disk(config.output, len(plan.todo), preflight.bytes_of_a_case(plan.todo))
-        options = WorkerOptions(reporter=reporter, argv=scrubbed_argv(argv))
+        options = WorkerOptions(reporter=reporter, argv=tuple(sys.argv if argv is None else argv))
         journal = Journal(config.output / f"journal{config.name}.jsonl")
         try:
             return _Run(plan, config, layout, work, journal, watch, options).run()
@@ -154,7 +155,7 @@ class _Run:
                 planned=len(self._plan.cases),
                 engine=self._config.engine,
                 slots=engine.slots if engine else 0,
-                argv=self._options.argv,
+                argv=scrubbed_argv(self._options.argv),
             ),
             *skipped,
             *todo,

@@ -24,7 +24,7 @@ FAILED_EXTRA = ("state", "exit_code", "attempts", "message")
 class CaseSummary(BaseModel):
     """One case of ``summary.json``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     id: str
     state: State
@@ -43,7 +43,7 @@ class CaseSummary(BaseModel):
 class Summary(BaseModel):
     """``summary.json``: the whole batch, or one shard of it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     schema_version: int = SUMMARY_SCHEMA
     program: str = f"neuroreg {__version__}"
@@ -88,17 +88,26 @@ def write_summary(
         shard=config.shard, finished=utc_now(), cases=tuple(map(case_summary, standings)), **whole
     )
     place = config.output
+    put_summary(place, config.name, summary)
+    columns, failed = _failed(cases, summary.cases)
+    write_csv(place / f"failed{config.name}.csv", columns, failed, overwrite=True)
+
+
+def put_summary(folder: Path, part: str, summary: Summary) -> Path:
+    """Write ``summary.json`` and ``summary.csv`` and return the first; ``part`` is "" for a whole cohort.
+
+    Raises CannotCreateError, WriteError.
+    """
 
     def write(temporary: Path) -> None:
         temporary.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
-    atomic_write(place / f"summary{config.name}.json", write, overwrite=True)
+    atomic_write(folder / f"summary{part}.json", write, overwrite=True)
     rows: list[dict[str, Cell]] = [
         {**case.model_dump(exclude={"reasons"}), "reasons": "; ".join(case.reasons)} for case in summary.cases
     ]
-    write_csv(place / f"summary{config.name}.csv", COLUMNS, rows, overwrite=True)
-    columns, failed = _failed(cases, summary.cases)
-    write_csv(place / f"failed{config.name}.csv", columns, failed, overwrite=True)
+    write_csv(folder / f"summary{part}.csv", COLUMNS, rows, overwrite=True)
+    return folder / f"summary{part}.json"
 
 
 def _failed(cases: Sequence[Case], told: Sequence[CaseSummary]) -> tuple[list[str], list[dict[str, Cell]]]:

@@ -1,6 +1,7 @@
 """A finished run, read back: its record, its outputs and inputs known by their sha256, and what follows from them."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,9 @@ from neuroreg.pipeline.record import RECORD_NAME, locate
 from neuroreg.transforms import Affine, DisplacementField, Transform, resample, total_field
 from neuroreg.validation import sentence
 from neuroreg.volume import Volume
+
+INDEX_NAME = "files.json"
+"""Beside the record of a run whose outputs lie elsewhere, as in BIDS derivatives: name -> path from the record on."""
 
 _MAPS = ("transform.h5", "displacement.nii.gz")
 
@@ -89,7 +93,7 @@ class FinishedRun:
         recorded = self.recorded.outputs.get(name)
         if recorded is None:
             return None
-        path = files.check_input(self.folder / name)
+        path = files.check_input(self.elsewhere.get(name, self.folder / name))
         if files.sha256(path) != recorded.get("sha256"):
             raise DataError(
                 "this is not the file the run left (sha256 differs)", file=path, remedy="register again"
@@ -115,6 +119,11 @@ class FinishedRun:
         )
         frame = config.frame if role in ("fixed", "moving") else None
         return reader(path, frame=frame, xform=config.xform, max_voxels=config.max_voxels)
+
+    @cached_property
+    def elsewhere(self) -> dict[str, Path]:
+        """Outputs that do not lie in the folder. Raises DataError."""
+        return read_index(self.folder)
 
     @cached_property
     def fixed(self) -> Volume:
@@ -182,6 +191,20 @@ class FinishedRun:
             return {number: plain(name) for number, name in read_label_names(table).items()}
         path = self.input("label_names")
         return {} if path is None else read_label_names(path)
+
+
+def read_index(folder: Path) -> dict[str, Path]:
+    """Name in ``run.json`` -> path, of outputs that lie elsewhere; empty without an index. Raises DataError."""
+    path = folder / INDEX_NAME
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError("the index of the outputs cannot be read", file=path) from error
+    if not isinstance(found, dict) or not all(isinstance(place, str) for place in found.values()):
+        raise DataError("the index of the outputs must be names and paths", file=path)
+    return {name: Path(os.path.normpath(folder / place)) for name, place in found.items()}
 
 
 def open_run(folder: Path, *, inputs: Sequence[Path] = ()) -> FinishedRun:

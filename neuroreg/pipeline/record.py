@@ -10,16 +10,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    WithJsonSchema,
     model_serializer,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 
 from neuroreg import __version__
 from neuroreg.errors import DataError, NoInputError
@@ -43,7 +46,7 @@ Verdict = Literal["pass", "look", "fail"]
 class Quality(BaseModel):
     """Whether the result may be used, and why not. In JSON the figures stand beside the verdict, in one flat object."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     verdict: Verdict
     """pass: nothing speaks against it; look: somebody should; fail: do not use it"""
@@ -61,6 +64,16 @@ class Quality(BaseModel):
         """Whether nothing speaks against the result."""
         return self.verdict == "pass"
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The flat object: every key that is not a field is a figure."""
+        inner = schema.get("schema", schema)  # without what takes the flat form apart and what makes it
+        plain = {key: value for key, value in inner.items() if key != "serialization"}
+        described = handler.resolve_ref_schema(handler(plain))
+        figures = described["properties"].pop("figures")
+        entry = {**figures["additionalProperties"], "description": figures["description"]}
+        return {**described, "additionalProperties": entry}
+
     @model_serializer
     def _flat(self) -> dict[str, object]:
         own = {name: getattr(self, name) for name in ("worst_place_lps_mm", "thresholds")}
@@ -76,36 +89,83 @@ class Quality(BaseModel):
         return handler(given)
 
 
-class RunRecord(BaseModel):
-    """Everything needed to judge and to repeat a run. Times are UTC; paths are base names unless asked otherwise."""
+def _table(description: str, **properties: str) -> WithJsonSchema:
+    """Says in the JSON schema what each entry of a table holds; names that end in "_" may be missing."""
+    entry = {
+        "type": "object",
+        "properties": {name.rstrip("_"): {"type": kind} for name, kind in properties.items()},
+        "required": [name for name in properties if not name.endswith("_")],
+        "description": description,
+    }
+    return WithJsonSchema({"type": "object", "additionalProperties": entry})
 
-    model_config = ConfigDict(frozen=True)
+
+_Inputs = Annotated[
+    dict[str, dict[str, object]],
+    _table("path only with --provenance full", name="string", sha256="string", path_="string"),
+]
+_Outputs = Annotated[dict[str, dict[str, object]], _table("one file", sha256="string", bytes="integer")]
+_Weights = Annotated[
+    dict[str, object] | None,
+    WithJsonSchema(
+        {
+            "type": ["object", "null"],
+            "properties": {"name": {"type": "string"}, "sha256": {"type": "string"}},
+            "required": ["name", "sha256"],
+        }
+    ),
+]
+
+
+class RunRecord(BaseModel):
+    """Everything needed to judge and to repeat a run. Times are UTC; paths are base names unless asked otherwise.
+
+    ``neuroreg/schemas/run-2.json`` describes it. A key that comes later gets a default here: older records lack it.
+    """
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     schema_version: int = 2
+    """of this record; another number only when a key goes away or changes its meaning"""
     program: str = f"neuroreg {__version__}"
+    """name and version of the program"""
     command: str
+    """register or affine"""
     argv: tuple[str, ...]
+    """the command line"""
     started: str
+    """ISO 8601, UTC"""
     finished: str
+    """ISO 8601, UTC"""
     versions: dict[str, str]
+    """of what the numbers depend on: neuroreg, python, torch, SimpleITK, numpy"""
     machine: str
+    """system, processor kind and cores, without the host's name"""
     device: str
+    """where it was computed: cpu, cuda:0, ..."""
     threads: int
+    """processor threads"""
     seed: int
+    """for methods that draw at random"""
     deterministic: bool
+    """whether it repeats to the bit on a graphics card too"""
     config: dict[str, object]
     """what was asked for; ``--config run.json`` asks for it again"""
     method_options: dict[str, dict[str, object]] = {}
     """every option of each stage that ran, defaults and those of the weights included"""
-    inputs: dict[str, dict[str, object]]
+    inputs: _Inputs
     """role -> name, sha256 (and path with --provenance full)"""
-    weights: dict[str, object] | None
-    affine_weights: dict[str, object] | None = None
+    weights: _Weights
+    """of the method's network; null for a method without one"""
+    affine_weights: _Weights = None
     """of a network that found the affine before another method"""
     seconds: dict[str, float]
+    """stage -> seconds; total is the whole"""
     qc: Quality
+    """the verdict and its figures"""
     warnings: tuple[str, ...]
-    outputs: dict[str, dict[str, object]]
+    """in plain words"""
+    outputs: _Outputs
     """file name -> sha256, bytes"""
 
 
