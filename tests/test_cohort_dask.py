@@ -299,10 +299,13 @@ def test_when_the_coordinator_goes_everything_goes(how: signal.Signals, tmp_path
             os.killpg(batch.pid, how)
         else:
             batch.send_signal(how)
-        wait_for(lambda: not [pid for pid in told.processes if alive(pid)], 3.0)
+        # a kill takes nobody's time; after a Ctrl-C the cluster closes, which on a busy machine takes some
+        wait_for(
+            lambda: not [pid for pid in told.processes if alive(pid)], 3.0 if how is signal.SIGKILL else 8.0
+        )
         assert batch.stderr is not None
         err = batch.stderr.read()
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 10.0
     assert any("fake_worker" in program for program in told.processes.values())
     assert batch.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[how]
     assert "Traceback" not in err
@@ -395,8 +398,12 @@ def test_a_case_whose_dask_worker_is_killed_is_done_by_another(tmp_path: Path) -
 
 @pytest.mark.faults
 @pytest.mark.usefixtures("pretend")
-def test_a_case_that_costs_every_worker_its_life_is_killed(tmp_path: Path) -> None:
+def test_a_case_that_costs_every_worker_its_life_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = cohort(tmp_path, a={"act": "hang"}, b={})
+    (tmp_path / "threading.py").write_text("raise SystemExit('a file among the data was run')")
+    monkeypatch.chdir(tmp_path)
     seen: set[int] = set()
 
     def kill(snapshot: object) -> None:

@@ -39,7 +39,7 @@ def own_cluster(workers: int, folder: Path, *, gpu: bool) -> Iterator[LocalClust
         "distributed.worker.http.routes": [],
         "distributed.worker.preload": [*dask.config.get("distributed.worker.preload"), dask_worker.__name__],
     }
-    with dask.config.set(settings):  # as long as it lives: workers are started again
+    with _safe_path(), dask.config.set(settings):  # as long as it lives: workers are started again
         try:
             cluster = _local_cluster(workers, security, {GPU: 1} if gpu else {})
         except (OSError, RuntimeError) as error:
@@ -49,6 +49,20 @@ def own_cluster(workers: int, folder: Path, *, gpu: bool) -> Iterator[LocalClust
         finally:
             with suppress(TimeoutError):
                 cluster.close(timeout=_CLOSE_S)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Processes started meanwhile take no module from the working directory: data lie there, perhaps other people's."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _local_cluster(workers: int, security: Security, resources: dict[str, int]) -> LocalCluster:
