@@ -1,5 +1,6 @@
 """One case after the other within a working process: the engines are loaded once, every failure becomes a message."""
 
+import ctypes
 import shutil
 import threading
 from collections.abc import Callable
@@ -51,6 +52,8 @@ class Lane:
             with suppress(OSError):
                 shutil.rmtree(folder.parent)
             return _failure(job.id, as_known(error))
+        finally:
+            _give_memory_back()
         return Done(
             id=job.id,
             folder=folder,
@@ -68,6 +71,12 @@ class Lane:
                 self._engines.pop(next(iter(self._engines)))
             self._engines[name] = load_engine(config)
         return self._engines[name]
+
+
+def _give_memory_back() -> None:
+    """Freed memory to the system, which glibc else keeps in ever more pieces: a long batch would seem to leak."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _one_page_at_a_time(name: str) -> Reporter:

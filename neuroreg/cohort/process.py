@@ -78,6 +78,7 @@ class WorkerProcess:
         self._options, self._limits, self._log = options, limits, log
         self._environment = {
             **dict.fromkeys(THREAD_VARIABLES, str(options.threads or 1)),
+            "MALLOC_ARENA_MAX": "2",  # glibc keeps a heap for every thread there ever was: 1.7 GB after 450 cases
             **(environment or {}),
         }
         self._process: subprocess.Popen[str] | None = None
