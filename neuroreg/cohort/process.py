@@ -29,8 +29,8 @@ from neuroreg.cohort.messages import (
     WorkerOptions,
 )
 
-PROGRAM: tuple[str, ...] = (sys.executable, "-m", "neuroreg.cohort.worker")
-"""What is started."""
+PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "neuroreg.cohort.worker")
+"""What is started; ``-P``: nothing in the working directory is taken for a module."""
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
