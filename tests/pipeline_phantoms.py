@@ -95,10 +95,6 @@ class ToyConfig(MethodConfig):
 
     amplitude: float = 1.5
     seconds: float = 0.0
-    marker: str = ""
-    """KillToy: a file; while it is there, nothing is killed any more"""
-    megabytes: int = 1500
-    """MemoryToy: what it takes"""
 
 
 class Toy:
@@ -149,8 +145,18 @@ class NotANumberToy(Toy):
         return Prediction(found.displacement * math.nan, affine=found.affine, level=1)
 
 
+class KillConfig(ToyConfig):
+    """Options of KillToy."""
+
+    marker: str = ""
+    """a file; while it is there, nothing is killed any more"""
+
+
 class KillToy(Toy):
     """A method that takes its process with it: always, or with a ``marker`` the first time only."""
+
+    Config: ClassVar[type[MethodConfig]] = KillConfig
+    config: KillConfig
 
     def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
         """SIGKILL to this very process, as the kernel sends it when memory is short."""
@@ -171,8 +177,17 @@ class HangToy(Toy):
             time.sleep(60)
 
 
+class MemoryConfig(ToyConfig):
+    """Options of MemoryToy."""
+
+    megabytes: int = 1500
+
+
 class MemoryToy(Toy):
     """A method that takes more memory than others, and keeps it for a minute."""
+
+    Config: ClassVar[type[MethodConfig]] = MemoryConfig
+    config: MemoryConfig
 
     def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
         """Resident at once: every page is written."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from neuroreg.cohort.hold import held
 from neuroreg.cohort.journal import Begin, End, Failed, Journal, Ok, Planned, Skipped, Started, read_journal
 from neuroreg.cohort.status import fold, left_running, status
 from neuroreg.errors import DataError, NoInputError, WriteError
@@ -107,19 +108,31 @@ def test_what_a_dead_coordinator_left_running_is_killed(tmp_path: Path) -> None:
     assert left_running(tmp_path / "none.jsonl") == []
 
 
-@pytest.mark.parametrize(
-    ("begin", "alive"),
-    [
-        (BEGIN, True),
-        (BEGIN.model_copy(update={"host": "elsewhere"}), None),
-        (BEGIN.model_copy(update={"pid": 2**22 - 1}), False),  # the largest there can be: nobody has it
-    ],
-)
-def test_the_status_says_whether_the_coordinator_is_there(
-    tmp_path: Path, begin: Begin, alive: bool | None
-) -> None:
-    write(tmp_path / "journal-1of2.jsonl", begin, *planned("a"))
+def test_the_status_says_whether_a_coordinator_holds_the_folder(tmp_path: Path) -> None:
+    write(tmp_path / "journal-1of2.jsonl", BEGIN, *planned("a"))  # its pid is alive, but holds nothing
     (told,) = status(tmp_path)
-    assert (told.alive, told.ended) == (alive, None)
+    assert (told.alive, told.ended) == (False, None)
+    with held(tmp_path, "-1of2"):
+        assert status(tmp_path)[0].alive
+    with held(tmp_path, "-2of2"):
+        assert not status(tmp_path)[0].alive
     with pytest.raises(NoInputError):
         status(tmp_path / "elsewhere")
+
+
+def test_a_shard_that_the_whole_has_taken_over_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "journal-1of2.jsonl", BEGIN, *planned("a"), started("a"))
+    write(tmp_path / "journal.jsonl", BEGIN.model_copy(update={"time": T1}), *planned("a"))
+    assert [one.journal.name for one in status(tmp_path)] == ["journal.jsonl"]
+    write(tmp_path / "journal-2of2.jsonl", BEGIN.model_copy(update={"time": T1.replace("01:00", "02:00")}))
+    assert [one.journal.name for one in status(tmp_path)] == ["journal.jsonl", "journal-2of2.jsonl"]
+
+
+def test_a_journal_without_its_head_and_with_bad_times_stops_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    write(path, started("a"), OK, started("b"))
+    assert [one.id for one in left_running(path)] == ["b"]
+    path.write_text(BEGIN.model_dump_json().replace(T0, "yesterday") + "\n")
+    assert left_running(path) == []
+    with pytest.raises(DataError, match="understood"):
+        status(tmp_path)

@@ -16,7 +16,7 @@ from neuroreg.cohort.hold import held
 from neuroreg.cohort.journal import read_journal
 from neuroreg.cohort.runner import Outcome, run_batch
 from neuroreg.cohort.status import status
-from neuroreg.errors import BusyError, CannotCreateError, UsageError, WriteError
+from neuroreg.errors import BusyError, CannotCreateError, UnavailableError, UsageError, WriteError
 from neuroreg.io.tables import read_csv
 from neuroreg.methods import METHODS
 from neuroreg.methods.base import MethodConfig
@@ -371,3 +371,57 @@ def test_a_terminated_coordinator_says_what_it_cancelled(tmp_path: Path) -> None
     rows = read_csv(tmp_path / "out" / "failed.csv")
     assert len(rows) == events[-1].counts["cancelled"]
     assert [path.name for path in (tmp_path / "out" / ".work").iterdir()] == ["lock"]
+
+
+def test_a_worker_that_cannot_be_started_ends_the_batch_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "PROGRAM", (sys.executable, "-c", "raise SystemExit('no such library')"))
+    with pytest.raises(UnavailableError, match="no such library"):
+        run(tmp_path, cohort(tmp_path, a={}, b={}))
+    events = read_journal(tmp_path / "out" / "journal.jsonl")[0]
+    assert (events[-1].event, events[-1].code, events[-1].counts["cancelled"]) == ("end", 69, 2)
+
+
+def test_a_memory_limit_that_no_process_can_hold_ends_every_case(tmp_path: Path) -> None:
+    # the interpreter alone takes more than the worker may; a case is ended, not begun again and again
+    found = cohort(tmp_path, a={"seconds": 5})
+    outcome = run_batch(
+        found, BatchConfig.model_construct(output=tmp_path / "out", memory_limit_mb=1, retries=1)
+    )
+    assert states(outcome) == {"a": "killed"}
+    assert outcome.standings[0].attempts == 2
+
+
+def test_a_file_that_somebody_puts_into_a_case_meanwhile_stays(tmp_path: Path) -> None:
+    found = cohort(tmp_path, a={}, b={})
+    run(tmp_path, found)
+    mine = tmp_path / "out" / "a" / "manual.nii.gz"
+    (mine.parent.parent / "b" / "run.json").unlink()
+    mine.write_bytes(b"hours of work")
+    assert run(tmp_path, found, resume=True).snapshot.skipped == 1, "a is done: nobody touches it"
+    assert mine.read_bytes() == b"hours of work"
+
+    def late(snapshot: object) -> None:
+        (tmp_path / "out" / "b" / "late.nii.gz").write_bytes(b"too")
+
+    mine.unlink()
+    outcome = run_batch(found, BatchConfig(output=tmp_path / "out", overwrite=True), watch=late)
+    assert states(outcome) == {"a": "ok", "b": "failed-io"}
+    assert (tmp_path / "out" / "b" / "late.nii.gz").read_bytes() == b"too"
+
+
+def test_nothing_behind_a_link_is_swept(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "whole").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".work").symlink_to(elsewhere)
+    with pytest.raises(CannotCreateError):
+        run(tmp_path, cohort(tmp_path, a={}))
+    (tmp_path / "out" / ".work").unlink()
+    (tmp_path / "out" / ".work" / "theirs").mkdir(parents=True)
+    (tmp_path / "out" / ".work" / "whole").symlink_to(elsewhere)
+    with pytest.raises(CannotCreateError):
+        run(tmp_path, cohort(tmp_path, a={}))
+    assert (elsewhere / "whole").is_dir()
+    assert (tmp_path / "out" / ".work" / "theirs").is_dir()

@@ -119,6 +119,7 @@ def _on_second_interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave the process with its exit code."""
+    _open_missing_streams()
     signal.signal(signal.SIGTERM, _on_terminate)
     signal.signal(signal.SIGINT, _on_interrupt)
     code = run(sys.argv[1:] if arguments is None else arguments)
@@ -133,6 +134,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     ):  # all is put away by now; taking down torch and its threads would only keep the user
         os._exit(code)
     sys.exit(code)
+
+
+def _open_missing_streams() -> None:
+    """Programs may be started without standard streams (by cron, or ``>&-``); what is said is lost then, no more."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:  # so that no file of ours gets the number of a stream
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def run(arguments: Sequence[str]) -> int:

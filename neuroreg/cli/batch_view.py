@@ -158,6 +158,4 @@ def show_part(status: "Status") -> None:
 def _doing(status: "Status") -> str:
     if status.ended is not None:
         return "ended"
-    return {True: "running", False: "killed (go on with --resume)", None: "running on another machine"}[
-        status.alive
-    ]
+    return "running" if status.alive else "killed (go on with --resume)"

@@ -95,8 +95,8 @@ class Board:
         return cls({name: Standing(name) for name in ids})
 
     def add(self, name: str) -> None:
-        """One more case, planned."""
-        self.standings[name] = Standing(name)
+        """One more case, planned; one that is there already stays as it is."""
+        self.standings.setdefault(name, Standing(name))
 
     def put(self, name: str, **changes: object) -> Standing:
         """Change the standing of a case."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from neuroreg import __version__
 from neuroreg.cohort.messages import Died, Done, Job, WorkerOptions
 from neuroreg.cohort.process import Limits, WorkerProcess
+from neuroreg.errors import UnavailableError
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -111,7 +112,11 @@ def run_case(job: dict[str, object], terms: dict[str, object]) -> dict[str, obje
     with seat.lock:
         if seat.idle is not None:
             seat.idle.cancel()
-        outcome = _follow(seat.process, wanted, known, worker)
+        try:
+            outcome = _follow(seat.process, wanted, known, worker)
+        except UnavailableError as error:
+            message = f"worker {worker.name}: {error}"
+            outcome = Died(id=wanted.id, state="killed", kind=UNFIT, message=message)
         if outcome is None:
             seat.process.stop()
             del _SEATS[place]

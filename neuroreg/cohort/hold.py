@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,11 +24,15 @@ def held(folder: Path, part: str) -> Iterator[Path]:
     work = folder / WORK
     with suppress(FileExistsError):
         work.mkdir()
+    if work.is_symlink() or not work.is_dir():
+        raise CannotCreateError(
+            f"{WORK} is not a folder", file=folder, remedy="remove it, or choose another -o"
+        )
     with _locked(work / "lock", shared=bool(part), folder=folder):
         if not part:
             mine = work / "whole"
             _sweep(work)
-            mine.mkdir()
+            _make(mine)
             try:
                 yield mine
             finally:
@@ -36,7 +41,7 @@ def held(folder: Path, part: str) -> Iterator[Path]:
         with _locked(work / f"lock{part}", shared=False, folder=folder):
             mine = work / f"part{part}"
             shutil.rmtree(mine, ignore_errors=True)
-            mine.mkdir()
+            _make(mine)
             try:
                 yield mine
             finally:
@@ -51,17 +56,52 @@ def _locked(path: Path, *, shared: bool, folder: Path) -> Iterator[None]:
     except OSError as error:
         raise CannotCreateError(f"the folder cannot be locked: {error.strerror}", file=folder) from error
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        _lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder)
         yield
-    except BlockingIOError as error:
-        raise BusyError(
-            "another batch is writing there", file=folder, remedy="wait for it, or choose another -o"
-        ) from error
     finally:
         os.close(handle)
 
 
+def _lock(handle: int, kind: int, folder: Path) -> None:
+    """Try for a moment: who only asks whether it is held holds it for no time at all."""
+    for patience in (0.1, 0.2, 0.4, 0.0):
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if not patience:
+                raise BusyError(
+                    "another batch is writing there", file=folder, remedy="wait for it, or choose another -o"
+                ) from error
+        time.sleep(patience)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise CannotCreateError(
+            f"cannot create the folder: {error.strerror}", file=folder, remedy="choose another -o"
+        ) from error
+
+
 def _sweep(work: Path) -> None:
-    for entry in work.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
+    """Remove the folders that unfinished cases of ours are made in."""
+    for entry in (work / "whole", *work.glob("part-*of*")):
+        if not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def is_held(folder: Path, part: str) -> bool:
+    """Whether somebody holds the folder for the whole cohort (``part`` "") or for that shard."""
+    try:
+        handle = os.open(folder / WORK / f"lock{part}", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -7,23 +7,37 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from neuroreg.cohort.case import State
 from neuroreg.errors import DataError, NoInputError, WriteError
 from neuroreg.io.files import fsync
 
+WHOLE = "journal.jsonl"
+"""The journal of a whole cohort; those of shards are called ``journal-3of8.jsonl``."""
 JOURNAL_SCHEMA = 1
 """Version of the events below; it stands in every ``begin``."""
+
+
+def moment(time: str) -> datetime:
+    """The time of an event. Raises ValueError."""
+    return datetime.fromisoformat(time)
+
+
+def _checked_time(time: str) -> str:
+    if moment(time).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return time
 
 
 class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
-    time: str
+    time: Annotated[str, AfterValidator(_checked_time)]
     """ISO 8601, UTC"""
 
 
@@ -190,4 +204,4 @@ def read_journal(path: Path) -> tuple[list[Event], int]:
 
 def journals(folder: Path) -> Iterable[Path]:
     """The journals in an output folder: of the whole, and of the parts of a sharded batch."""
-    return sorted(folder.glob("journal.jsonl")) + sorted(folder.glob("journal-*of*.jsonl"))
+    return sorted(folder.glob(WHOLE)) + sorted(folder.glob("journal-*of*.jsonl"))

@@ -85,6 +85,7 @@ class FolderLayout:
     def publish(self, case: Case, work: Path) -> None:
         """Put the whole folder in place by one rename; a former one moves aside first and is deleted after."""
         final, aside = self.folder / case.id, work.with_name(work.name + ".old")
+        self.check(case)  # again: somebody may have put a file there meanwhile
         try:
             if final.exists():
                 (final / RECORD_NAME).unlink(missing_ok=True)  # from here on it is not done

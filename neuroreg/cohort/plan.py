@@ -60,11 +60,9 @@ def make_plan(cases: Sequence[Case], config: BatchConfig, layout: Layout) -> Pla
             file=config.output,
             remedy="use --resume to go on, or --overwrite to make them again",
         )
-    for case in cases:
-        layout.check(case)
     if not config.resume:
         again = dict.fromkeys((case.id for case in present), "--overwrite")
-        return Plan(cases, {}, again)
+        return _checked(Plan(cases, {}, again), layout)
     weights = preflight.check_methods(present)
     with ThreadPoolExecutor(max_workers=8) as pool:  # reading and hashing, which leave the interpreter alone
         answers = pool.map(
@@ -72,4 +70,20 @@ def make_plan(cases: Sequence[Case], config: BatchConfig, layout: Layout) -> Pla
         )
         found = dict(zip((case.id for case in present), answers, strict=True))
     done = {name: record for name, (why, record) in found.items() if not why and record is not None}
-    return Plan(cases, done, {name: why for name, (why, _) in found.items() if why})
+    again = {name: why for name, (why, _) in found.items() if why}
+    return _checked(Plan(cases, done, again), layout)
+
+
+def _checked(plan: Plan, layout: Layout) -> Plan:
+    """Refuse to replace what no run of ours has left, every such case told at once. Raises CannotCreateError."""
+    faults = []
+    for case in plan.todo:
+        try:
+            layout.check(case)
+        except CannotCreateError as error:
+            faults.append(error)
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        told = "; ".join(error.what for error in faults[:5])
+        raise CannotCreateError(told + more, file=layout.folder, remedy=faults[0].remedy)
+    return plan

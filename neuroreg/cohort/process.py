@@ -28,6 +28,7 @@ from neuroreg.cohort.messages import (
     Suspended,
     WorkerOptions,
 )
+from neuroreg.errors import UnavailableError
 
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "neuroreg.cohort.worker")
 """What is started; ``-P``: nothing in the working directory is taken for a module."""
@@ -98,7 +99,10 @@ class WorkerProcess:
         self._waiting.append(job)
 
     def happenings(self, wait_s: float) -> Iterator[Happening]:
-        """What has happened since; waits at most ``wait_s`` for the first. Every job ends in one Done or Died."""
+        """What has happened since; waits at most ``wait_s`` for the first. Every job ends in one Done or Died.
+
+        Raises UnavailableError when the process cannot be started at all.
+        """
         self._hand_over()
         deadline = time.monotonic() + wait_s
         while True:
@@ -188,7 +192,7 @@ class WorkerProcess:
                 del self._running[running.job.id]
                 yield self._end(running, "timeout", f"it took more than {self._limits.timeout_s:g} s")
             yield from self._begin_again(alone=False)
-        elif self._running and self._too_large():
+        elif any(running.begun for running in self._running.values()) and self._too_large():
             limit = self._limits.memory_mb
             yield from self._blame(f"it needed more than {limit} MB of memory", kind="memory")
 
@@ -206,6 +210,8 @@ class WorkerProcess:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=1.0)
         how = _how_it_ended(process.returncode)
+        if process.returncode != -signal.SIGKILL:
+            how += self._last_words()
         if any(running.begun for running in self._running.values()):
             yield from self._blame(how)
             return
@@ -214,9 +220,9 @@ class WorkerProcess:
         if self._failed_starts < 3:
             yield from self._begin_again(alone=False)
             return
-        for running in [*self._running.values()]:
-            yield self._end(running, "killed", f"no worker could be started: {how}{self._last_words()}")
         self._running.clear()
+        self._failed_starts = 0
+        raise UnavailableError(f"no working process can be started: {how}", remedy="see neuroreg doctor")
 
     def _last_words(self) -> str:
         with suppress(OSError):

@@ -111,6 +111,9 @@ class _Run:
         self._work, self._journal, self._watch, self._options = work, journal, watch, options
         self._cases = {case.id: case for case in plan.cases}
         self._board = Board.of(self._cases)
+        self._tries = dict.fromkeys(
+            self._cases, 0
+        )  # counted when a case is handed over: a worker may never begin it
         self._later: list[str] = []  # to be tried again when the others have had their turn
         self._stopping = ""
         self._started = utc_now()
@@ -178,7 +181,7 @@ class _Run:
             preflight.check_memory(engine.slots_here)
             self._begin(engine)
             for case in self._plan.todo:
-                engine.submit(self._job(case.id, attempt=1))
+                engine.submit(self._job(case.id))
             self._watch(self._board.snapshot())
             while self._open():
                 for happening in engine.happenings(_TICK_S):
@@ -188,7 +191,7 @@ class _Run:
                     break
                 if self._later and len(self._later) == self._open():
                     for name in self._later:
-                        engine.submit(self._job(name, attempt=self._board.standings[name].attempts + 1))
+                        engine.submit(self._job(name))
                     self._later = []
         finally:
             engine.stop()
@@ -198,7 +201,9 @@ class _Run:
     def _open(self) -> int:
         return len(self._board.with_state("planned", "running"))
 
-    def _job(self, name: str, *, attempt: int) -> Job:
+    def _job(self, name: str) -> Job:
+        """The next attempt at a case."""
+        self._tries[name] = attempt = self._tries[name] + 1
         config = absolute(self._cases[name].config).model_copy(update={"output": None, "overwrite": False})
         return Job(
             id=name,
@@ -246,7 +251,7 @@ class _Run:
         self._journal.write(
             Ok(
                 time=utc_now(),
-                attempt=max(1, self._board.standings[done.id].attempts),
+                attempt=self._tries[done.id],
                 state=state,
                 **done.model_dump(include={"id", "verdict", "reasons", "seconds", "key", "outputs"}),
             )
@@ -254,8 +259,8 @@ class _Run:
         self._board.end(done.id, state, verdict=done.verdict, reasons=done.reasons, seconds=done.seconds)
 
     def _died(self, died: Died) -> None:
-        attempts = max(1, self._board.standings[died.id].attempts)
-        again = died.state in _RETRIED and died.kind not in _NEVER_BETTER and attempts <= self._config.retries
+        worth_it = died.state in _RETRIED and died.kind not in _NEVER_BETTER
+        again = worth_it and self._tries[died.id] <= self._config.retries
         self._fail(died, again=again)
         if again:
             self._later.append(died.id)
@@ -269,7 +274,7 @@ class _Run:
             )
 
     def _fail(self, died: Died, *, again: bool) -> None:
-        attempts = max(1, self._board.standings[died.id].attempts)
+        attempts = max(1, self._tries[died.id])
         said = died.model_dump(include={"id", "state", "kind", "message", "code", "seconds"})
         self._journal.write(Failed(time=utc_now(), attempt=attempts, again=again, **said))
         changes = {name: said[name] for name in ("kind", "message", "code", "seconds")}
