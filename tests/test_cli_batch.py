@@ -53,7 +53,7 @@ def test_a_cohort_with_a_bad_case(folder: Path, capsys: pytest.CaptureFixture[st
     }  # fmt: skip
     assert "001" in (folder / "out" / "group.csv").read_text()
     (failed,) = read_csv(folder / "out" / "failed.csv")
-    assert (failed["id"], failed["set"]) == ("NA", "act=data")
+    assert (failed["id"], failed["method"], failed["outputs"]) == ("NA", "pretended", "image")
     assert run(BATCH) == 73
     assert "--resume" in capsys.readouterr().err
     rows = (folder / "cohort.csv").read_text().replace("act=data", "")
@@ -66,17 +66,20 @@ def test_a_cohort_with_a_bad_case(folder: Path, capsys: pytest.CaptureFixture[st
     assert "2 done before" in told.err
 
 
-def test_failed_csv_is_a_manifest_that_runs_as_it_is(
+def test_failed_csv_asks_for_the_same_again_wherever_it_lies(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(BATCH) == 8
-    settings = ["--method", "pretended", "--outputs", "image", "--set", "act=ok"]
-    assert run(["batch", "out/failed.csv", "-o", "second", *settings]) == 8, (
-        "the cell holds over the command line"
+    assert run([*BATCH, "--set", "seconds=0.03", "--seed", "7"]) == 8
+    assert run(["batch", "out/failed.csv", "-o", "out", "--resume"]) == 2, (
+        "the summary of the whole would be lost"
     )
-    text = (folder / "out" / "failed.csv").read_text().replace("act=data", "")
-    (folder / "out" / "failed.csv").write_text(text)
-    assert run(["batch", "out/failed.csv", "-o", "third", *settings]) == 0
+    (folder / "elsewhere").mkdir()
+    text = (folder / "out" / "failed.csv").read_text().replace('act=""data""', 'act=""ok""')
+    (folder / "elsewhere" / "again.csv").write_text(text)
+    assert run(["batch", "elsewhere/again.csv", "-o", "third"]) == 0
+    record = json.loads((folder / "third" / "NA" / "run.json").read_text())["config"]
+    assert (record["method"], record["outputs"], record["seed"]) == ("pretended", ["image"], 7)
+    assert record["options"] == {"act": "ok", "seconds": 0.03}
     assert (folder / "third" / "NA" / "moved.nii.gz").read_bytes() == b"fixedb"
 
 

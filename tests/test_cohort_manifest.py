@@ -210,7 +210,7 @@ def test_a_method_is_looked_at_once_however_many_rows_name_it(
     [
         ("id,fixed", ["no column moving"]),
         ("moving,fixed", ["no column id"]),
-        ("ID,Moving,fixd", ["did you mean id?", "did you mean moving?", "did you mean fixed?"]),
+        ("ident,Moving,fixd", ["no column id", "did you mean fixed?"]),
         ("id,moving,fixed_label", ["'fixed_label' is not known: did you mean fixed_labels?"]),
         ("id,moving,options", ["'options' is not known: did you mean set?"]),
         ("id,moving", ["there are no cases"]),
@@ -444,3 +444,16 @@ def test_ten_thousand_rows_are_checked_in_seconds(study: Path, tmp_path: Path) -
     cohort = read(study / "cohort.csv", {"method": "demons"})
     assert len(cohort.cases) == 10_000
     assert time.monotonic() - begun < 10.0  # 2 s measured where nothing else runs
+
+
+def test_a_spreadsheet_may_leave_its_mark(study: Path) -> None:
+    path = study / "excel.csv"
+    path.write_bytes(b"\xef\xbb\xbfsep=;\r\nID;Moving;;\r\n001;m1.nii.gz;;\r\n;;;\r\n")
+    cohort = read(path, fixed=study / "f.nii.gz")
+    assert [(case.id, case.config.moving.name) for case in cohort.cases] == [("001", "m1.nii.gz")]
+
+
+@pytest.mark.parametrize("column", ["labels", "seg", "mask"])
+def test_a_column_that_leaves_its_side_open_is_not_passed_over(study: Path, column: str) -> None:
+    path = table(study, f"id,moving,{column}\n001,m1.nii.gz,m2.nii.gz\n")
+    assert "did you mean moving_" in refusal(path, fixed=study / "f.nii.gz")

@@ -26,6 +26,12 @@ def find_cohort(
     ``fixed``: a path, or "template". Raises UsageError with all faults at once, NoInputError, DataError.
     """
     chosen: FixedChoice | None = TEMPLATE if fixed == TEMPLATE else None if fixed is None else Path(fixed)
+    if source.parent.resolve() == output.resolve() and source.name.startswith("failed"):
+        raise UsageError(
+            "the failed cases of this very folder are not its whole cohort",
+            file=source,
+            remedy="give the whole cohort again with --resume, or another -o",
+        )
     shared = resolve_shared(settings, config_file)
     if not source.is_dir():
         if pairs:

@@ -21,6 +21,11 @@ IGNORED = frozenset({"state", "message", "attempts", "exit_code", "verdict", "re
 """Columns of failed.csv that say how a case went: the table is a manifest all the same."""
 
 _OF_THE_BATCH = tuple(sorted(RegisterConfig.model_fields.keys() - {*COLUMNS, "options"}))
+_OF_A_SIDE = {
+    **dict.fromkeys(("labels", "segmentation", "seg", "dseg"), "moving_labels (or fixed_labels)"),
+    **dict.fromkeys(("mask", "brain_mask"), "moving_mask (or fixed_mask)"),
+}
+"""Columns that leave open which image they belong to: not to be passed over."""
 _MOST_FAULTS = 50
 _MOST_LINES = 8
 
@@ -45,6 +50,7 @@ def read_manifest(
     and weights are looked at where a row names its own: the others are the business of whoever runs the cases.
     """
     header, lines = read_lines(path)
+    header = [_plain_column(name, header) for name in header]
     faults, notes = _check_columns(header)
     if faults:
         raise _refusal(path, faults)
@@ -71,10 +77,21 @@ def read_manifest(
     return Cohort(cases, [*notes, *_notes(checked)], table.fixed.prepare if table.fixed else None)
 
 
+def _plain_column(name: str, header: Sequence[str]) -> str:
+    """``ID`` and ``Moving`` say what they mean."""
+    plain_name = name.lower().replace(" ", "_")
+    return plain_name if plain_name in COLUMNS and plain_name not in header else name
+
+
 def _check_columns(header: Sequence[str]) -> tuple[list[str], list[str]]:
     faults, notes = check_header(
         header, COLUMNS, required=("id", "moving"), ignored={*IGNORED, *_OF_THE_BATCH, "options"}
     )
+    faults += [
+        f"column {name!r} is not known: did you mean {meant}?"
+        for name, meant in _OF_A_SIDE.items()
+        if name in header
+    ]
     faults += ["column 'options' is not known: did you mean set?"] if "options" in header else []
     for name in _OF_THE_BATCH:
         if name in header:

@@ -27,7 +27,8 @@ SETTINGS = ("outputs", "frame", "xform", "seed", "max_voxels", "deterministic")
 COLUMNS = ("id", *FILES, "also", "root", *ENGINE, *SETTINGS)
 """Everything a manifest may hold. ``also`` names several files, separated by |."""
 
-_BETWEEN = "|"
+BETWEEN = "|"
+"""Stands between several values of one cell."""
 _NO_IMAGES = frozenset({"label_names", "affine", "weights"})
 
 
@@ -85,7 +86,7 @@ def check_row(given: Mapping[str, str], table: Table) -> Row:
     settings = _settings(row, cells, root, table.settings)
     config = _config(row, settings, table)
     if config is not None and not row.faults:
-        absolute = {column: _BETWEEN.join(map(str, paths)) for column, paths in row.files.items()}
+        absolute = {column: BETWEEN.join(map(str, paths)) for column, paths in row.files.items()}
         if table.fixed is not None:
             cells |= table.fixed.cells
         row.case = Case(name, config, row_of(cells, absolute, root, (path for _, path in row.lies)))
@@ -122,7 +123,7 @@ def _root(cell: str, folder: Path) -> Path:
 
 def _look(row: Row, column: str, text: str, root: Path) -> None:
     """Note the files of one cell, or what is wrong with them."""
-    parts = [text] if column != "also" else [part.strip() for part in text.split(_BETWEEN) if part.strip()]
+    parts = [text] if column != "also" else [part.strip() for part in text.split(BETWEEN) if part.strip()]
     paths = []
     for part in parts:
         path = root / part
@@ -149,10 +150,10 @@ def _settings(
     own: dict[str, object] = {name: cells[name] for name in (*ENGINE, *SETTINGS) if name in cells}
     row.own_engine = not own.keys().isdisjoint(ENGINE)
     if "outputs" in own:
-        own["outputs"] = cells["outputs"].replace(_BETWEEN, ",")
+        own["outputs"] = cells["outputs"].replace(BETWEEN, ",")
     if own.pop("set", None):
         try:
-            options = parse_pairs([part for part in cells["set"].split(_BETWEEN) if part.strip()])
+            options = parse_pairs([part for part in cells["set"].split(BETWEEN) if part.strip()])
             below = shared.get("options")
             own["options"] = {**(below if isinstance(below, Mapping) else {}), **options}
         except UsageError as error:

@@ -10,6 +10,7 @@ from neuroreg import __version__
 from neuroreg.cohort.board import Standing
 from neuroreg.cohort.case import DONE, Case, State
 from neuroreg.cohort.config import BatchConfig
+from neuroreg.cohort.repeat import repeating_row
 from neuroreg.io.files import atomic_write
 from neuroreg.io.tables import Cell, write_csv
 from neuroreg.pipeline.record import utc_now
@@ -113,9 +114,10 @@ def put_summary(folder: Path, part: str, summary: Summary) -> Path:
 def _failed(cases: Sequence[Case], told: Sequence[CaseSummary]) -> tuple[list[str], list[dict[str, Cell]]]:
     """The rows of those cases that are not done, as a manifest, and why."""
     rows: list[dict[str, Cell]] = []
-    columns = ["id"]
+    columns = ["id", "fixed", "moving"]
     for case, summary in zip(cases, told, strict=True):
-        columns += [name for name in case.row if name not in columns]
         if summary.state not in DONE:
-            rows.append({**case.row, "id": case.id, **summary.model_dump(include={*FAILED_EXTRA})})
+            row = repeating_row(case)
+            columns += [name for name in row if name not in columns]
+            rows.append({**row, "id": case.id, **summary.model_dump(include={*FAILED_EXTRA})})
     return [*columns, *FAILED_EXTRA], rows

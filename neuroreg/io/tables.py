@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -60,7 +61,10 @@ def read_lines(path: Path | str) -> tuple[list[str], list[tuple[int, list[str]]]
     except UnicodeDecodeError as error:
         raise DataError("the table is not UTF-8 text", file=path, remedy="save it as CSV, UTF-8") from error
     lines = text.splitlines(keepends=True)
-    delimiter = max((",", ";", "\t"), key=lines[0].count) if lines else ","
+    said = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # what Excel is told, and what it writes
+    delimiter = said[1] if said else max((",", ";", "\t"), key=lines[0].count) if lines else ","
+    if said:
+        lines[0] = "\n"  # keeps the numbers of the lines
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
@@ -71,7 +75,9 @@ def read_lines(path: Path | str) -> tuple[list[str], list[tuple[int, list[str]]]
     rows = [(number, row) for number, row in rows if any(row)]
     if not rows:
         raise DataError("the table is empty", file=path)
-    header = rows[0][1]
+    width = max((last + 1 for _, row in rows for last, cell in enumerate(row) if cell), default=0)
+    header = rows[0][1][:width]  # a spreadsheet may leave columns that are empty altogether
+    rows = [(number, row[:width]) for number, row in rows]
     if len(set(header)) < len(header) or not all(header):
         raise DataError(f"column names must be there and differ, got {header}", file=path)
     return header, rows[1:]
