@@ -81,11 +81,10 @@ def _give_memory_back() -> None:
 
 def _one_page_at_a_time(name: str) -> Reporter:
     """The reporter of that name; matplotlib, which draws, is not made for several threads."""
-    write = cast(Reporter, Entry(name, "").load())
 
     def reporter(path: Path, case: Case, *, overwrite: bool = False) -> None:
-        with _DRAWING:
-            write(path, case, overwrite=overwrite)
+        with _DRAWING:  # loaded when there is a page to draw, not before
+            cast(Reporter, Entry(name, "").load())(path, case, overwrite=overwrite)
 
     return reporter
 
