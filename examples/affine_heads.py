@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from neuroreg.benchmark_pairs import LabelledPair, common_ids, folder_pairs
-from neuroreg.cli.options import parse_pairs
 from neuroreg.io.images import read_image, read_labels, write_image
 from neuroreg.io.tables import read_csv, read_label_names, write_csv
 from neuroreg.io.transforms import read_transform
@@ -30,6 +29,7 @@ from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import Engine, load_engine
 from neuroreg.preprocess.conform import conform
 from neuroreg.transforms import Affine, Chain, Transform, resample
+from neuroreg.validation import parse_pairs
 from neuroreg.volume import Geometry, Volume
 
 Finder = Callable[[Volume, Volume], Transform]
