@@ -70,6 +70,8 @@ class RegisterConfig(BaseModel):
     """where (above 0) the fixed image's data count; what it leaves out follows the field and is never blanked"""
     moving_mask: Path | None = None
     """where the moving image's data count, likewise"""
+    find_brain: bool = False
+    """whole heads without a mask get one: the brain is looked for, see ``pipeline/head_mask.py``"""
     also: Paths = ()
     """further images in the moving image's space"""
     device: str = "auto"
@@ -166,7 +168,9 @@ def resolve(
         raise UsageError(sentence(error), file=file) from error
 
 
-def resolve_shared(flags: Mapping[str, object], file: Path | None = None) -> dict[str, object]:
+def resolve_shared(
+    flags: Mapping[str, object], file: Path | None = None, *, defaults: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """The settings that many registrations share, merged and checked as by ``resolve``, without any images.
 
     Files and variables are read once, however many there are. Of an earlier run's ``run.json`` everything holds but
@@ -174,7 +178,7 @@ def resolve_shared(flags: Mapping[str, object], file: Path | None = None) -> dic
     """
     given = _given(flags)
     below = {} if file is None else read_config(file, given={*given, *INPUTS})
-    merged = _merge(given, below, {})
+    merged = _merge(given, below, defaults or {})
     try:
         checked = RegisterConfig.model_validate({"fixed": Path("fixed"), "moving": Path("moving"), **merged})
     except ValidationError as error:
@@ -215,6 +219,7 @@ class _Environment(BaseSettings):
     threads: int | None = None
     seed: int | None = None
     deterministic: bool | None = None
+    find_brain: bool | None = None
     outputs: Outputs | None = None
     strict_qc: bool | None = None
     max_voxels: int | None = None
