@@ -16,7 +16,7 @@ from neuroreg.preprocess import brain
 from neuroreg.transforms import Affine, resample
 from neuroreg.volume import Geometry, Volume
 
-IXI = Path(__file__).parents[2] / "shared" / "data" / "ixi"
+IXI = Path(__file__).resolve().parents[1] / "../shared/data/ixi"
 ROOM_MM = torch.tensor([16.0, 16.0, 16.0], dtype=torch.float64)
 RIGHT_HANDED = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 PSR = (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # x to the back, y up, z to the right
@@ -74,9 +74,8 @@ def dice(one: Tensor, other: Tensor) -> float:
     [
         ((2.4, 3.0, 4.0), turned(RIGHT_HANDED, about_y=12.0, about_z=-8.0), 20.0),
         ((3.5, 2.6, 3.0), turned(PSR, about_y=-10.0, about_z=15.0), -25.0),
-        ((3.0, 3.0, 3.0), (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0), 0.0),
     ],
-    ids=["oblique", "sagittal", "RAS"],
+    ids=["oblique", "sagittal"],
 )
 def test_the_mask_is_the_brain_in_any_pose(
     spacing: tuple[float, float, float], direction: tuple[float, ...], degrees: float
@@ -95,10 +94,11 @@ def test_the_mask_is_the_brain_in_any_pose(
         assert dice(mask.flip(axis), inside) < 0.9
 
 
-@pytest.mark.parametrize("kind", ["noise", "empty", "nothing", "upside down"])
+@pytest.mark.parametrize(
+    "kind", ["noise", "nothing", *(pytest.param(k, marks=pytest.mark.slow) for k in ("empty", "upside down"))]
+)
 def test_what_holds_no_brain_is_refused(kind: str) -> None:
-    where = grid((3.0, 3.0, 3.0), RIGHT_HANDED)
-    image, _ = head(pose(0.0), where, empty=kind == "empty")
+    image, _ = head(pose(0.0), grid((3.0, 3.0, 3.0), RIGHT_HANDED), empty=kind == "empty")
     if kind == "noise":
         image = image.with_data(torch.rand(image.data.shape, generator=torch.Generator().manual_seed(1)))
     elif kind == "nothing":
@@ -119,7 +119,9 @@ def test_an_image_of_many_pairs_is_searched_once_and_few_are_kept(monkeypatch: p
 
     monkeypatch.setattr(head_mask, "_search", search)
     monkeypatch.setattr(head_mask, "_MASKS", OrderedDict())
-    images = [Volume(torch.rand(1, 5, 7, 3) + n, Geometry((3, 7, 5), (1.0, 1.0, 1.0), (0.0,) * 3)) for n in range(6)]
+    images = [
+        Volume(torch.rand(1, 5, 7, 3) + n, Geometry((3, 7, 5), (1.0, 1.0, 1.0), (0.0,) * 3)) for n in range(6)
+    ]
     for image in (images[0], *images[:4], images[0]):
         mask = find_brain(image)
         assert torch.equal(mask.data > 0, image.data > 0.5 * image.data.max())

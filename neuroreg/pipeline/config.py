@@ -36,6 +36,9 @@ AFFINES: Mapping[str, str] = {
 }
 """What ``--affine`` accepts beside a file."""
 
+BRAIN_FINDER = "jointaffine"
+"""The method whose affine part finds the brain in a whole head."""
+
 REFINE_PRESETS = ("fast", "mid", "std", "best")
 
 Outputs = Annotated[tuple[str, ...], NoDecode]
@@ -274,6 +277,8 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
         _check_weights(run.get("weights"), affine if method == "affine" else method, named, file)
     if not given & {"method", "affine"}:
         _check_weights(run.get("affine_weights"), affine, None, file)
+    if settings.get("find_brain") and "find_brain" not in given:
+        _check_weights(run.get("brain_weights"), BRAIN_FINDER, None, file)
     return settings
 
 

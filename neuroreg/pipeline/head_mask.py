@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from neuroreg import checkpoints
 from neuroreg.errors import DataError
 from neuroreg.metrics.image import correlation
+from neuroreg.pipeline.config import BRAIN_FINDER
 from neuroreg.pipeline.engine import head_referee
 from neuroreg.pipeline.template import DEFAULT, Template, load_template
 from neuroreg.preprocess import brain
@@ -41,21 +42,21 @@ def find_brain(head: Volume) -> Volume:
     does not fit, UnavailableError or DataError without a good template or weights of ``jointaffine``.
     """
     key = _key(head)
-    if key in _MASKS:
-        _MASKS.move_to_end(key)
-    else:
-        _MASKS[key] = np.packbits(_search(head).numpy())
-        while len(_MASKS) > _MOST_REMEMBERED:
-            _MASKS.popitem(last=False)
-    bits = np.unpackbits(_MASKS[key], count=head.data.numel())
+    packed = _MASKS.pop(key, None)
+    if packed is None:
+        packed = np.packbits(_search(head).numpy())
+    _MASKS[key] = packed  # the last: those used longest ago go first
+    while len(_MASKS) > _MOST_REMEMBERED:
+        _MASKS.popitem(last=False)
+    bits = np.unpackbits(packed, count=head.data.numel())
     return Volume(torch.from_numpy(bits).reshape(head.data.shape), head.geometry, is_label=True)
 
 
 def _key(head: Volume) -> bytes:
     """What the mask depends on: voxels, grid, template and network."""
-    used = checkpoints.find(DEFAULT).sha256, checkpoints.default_for("jointaffine").sha256
+    used = checkpoints.find(DEFAULT).sha256, checkpoints.default_for(BRAIN_FINDER).sha256
     digest = hashlib.blake2b(repr((head.geometry, head.data.shape, head.data.dtype, used)).encode())
-    digest.update(head.data.contiguous().numpy())
+    digest.update(head.data.contiguous().numpy().data)
     return digest.digest()
 
 
@@ -83,5 +84,7 @@ def _lay(template: Template, head: Volume) -> Affine:
     placed = resample(coarse, affine, template.image.geometry)
     alike = correlation(template.image.data, placed.data, template.mask.data)
     if not (alike >= LEAST_ALIKE and float(torch.linalg.det(affine.matrix[:3, :3])) > 0):
-        raise NoBrainError(f"the template does not fit (correlation {alike:.2f}, heads have {LEAST_ALIKE:g})")
+        raise NoBrainError(
+            f"the template does not fit (correlation {alike:.2f}, heads have {LEAST_ALIKE:g} and more)"
+        )
     return affine

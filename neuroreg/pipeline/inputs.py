@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from neuroreg.checkpoints import WeightRecord, default_for
 from neuroreg.errors import CannotCreateError, DataError, UsageError
 from neuroreg.io import files
 from neuroreg.io.images import ImageFile, check_frame, check_same_grid, read_image, read_labels
-from neuroreg.pipeline.config import AFFINES, RegisterConfig, stem
+from neuroreg.pipeline.config import AFFINES, BRAIN_FINDER, RegisterConfig, stem
 from neuroreg.pipeline.record import RECORD_NAME
 from neuroreg.preprocess import brain
 from neuroreg.volume import Volume
@@ -48,6 +49,8 @@ class Inputs:
     warnings: tuple[str, ...]
     more_than_brain: tuple[str, ...] = ()
     """those of the warnings that speak of a skull or face left in what counts"""
+    brain_weights: WeightRecord | None = None
+    """of the network that found a brain in a whole head"""
 
     def digest(self, role: str, path: Path) -> str:
         """The sha256 of an input, images from the reading of them."""
@@ -148,6 +151,7 @@ def read_inputs(config: RegisterConfig) -> Inputs:
         moving_mask=masks["moving"],
         warnings=(*_warnings(images), *more.values(), *_said_of_found(images, found)),
         more_than_brain=tuple(more.values()),
+        brain_weights=default_for(BRAIN_FINDER) if found else None,
     )
 
 
