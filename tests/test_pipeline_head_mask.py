@@ -138,11 +138,12 @@ def test_an_image_of_many_pairs_is_searched_once_and_few_are_kept(monkeypatch: p
 
 
 def ixi() -> list[str]:
-    """The first heads of the validation split."""
+    """The first heads of the validation split, and one that is found upside down as well: by a map that mirrors."""
     if not (IXI / "splits.csv").is_file():
         return []
     with (IXI / "splits.csv").open(encoding="utf-8") as table:
-        return [row["id"] for row in csv.DictReader(table) if row["split"] == "val"][:3]
+        names = [row["id"] for row in csv.DictReader(table) if row["split"] == "val"]
+    return [*names[:3], *(name for name in names if name.startswith("IXI609"))]
 
 
 @pytest.mark.slow
@@ -153,8 +154,7 @@ def test_brains_of_real_heads(name: str) -> None:
     labels = read_labels(IXI / "seg" / f"{name}.nii.gz").volume
     true = brain.close_and_fill(labels.data > 0, radius=2)
     mask = find_brain(image).data > 0
-    assert dice(mask, true) > 0.9  # measured on the split: 0.92 to 0.95
-    assert float((mask & true).sum()) > 0.93 * float(true.sum())
+    assert dice(mask, true) > 0.9    assert float((mask & true).sum()) > 0.93 * float(true.sum())
     half = image.data.shape[1] // 2  # axes PSR: the right half of the head
     for spoilt in (
         image.data.flip(2),

@@ -23,7 +23,11 @@ from neuroreg.transforms import Affine, resample
 from neuroreg.volume import Volume
 
 LEAST_ALIKE = 0.65
-"""Correlation of the template and the placed head inside the template's mask, from where on a brain was found."""
+"""Correlation of the template and the placed head inside the template's mask, from where on a brain was found.
+
+Of 15 heads of IXI (validation) it is 0.78 to 0.82, as they are and turned by 40 degrees, and 0.67 under a shading from
+0.4 to 1.6; of the same heads cut in half along any axis at most 0.57, front to back 0.47, of noise and of a knee less.
+"""
 
 _SPACING_MM = 2.0  # as for every affine
 _GROWN_VOXELS = 1  # of the template, 2 mm: without, the Dice of a registration is 0.02 less; with 2, 0.01
@@ -83,8 +87,10 @@ def _lay(template: Template, head: Volume) -> Affine:
     coarse = Volume(pair.moving[0], pair.moving_grid)
     placed = resample(coarse, affine, template.image.geometry)
     alike = correlation(template.image.data, placed.data, template.mask.data)
-    if not (alike >= LEAST_ALIKE and float(torch.linalg.det(affine.matrix[:3, :3])) > 0):
+    if not alike >= LEAST_ALIKE:
         raise NoBrainError(
             f"the template does not fit (correlation {alike:.2f}, heads have {LEAST_ALIKE:g} and more)"
         )
+    if float(torch.linalg.det(affine.matrix[:3, :3])) <= 0:
+        raise NoBrainError("the template fits only mirrored; check the axes in the header")
     return affine
