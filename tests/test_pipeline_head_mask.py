@@ -154,7 +154,8 @@ def test_brains_of_real_heads(name: str) -> None:
     labels = read_labels(IXI / "seg" / f"{name}.nii.gz").volume
     true = brain.close_and_fill(labels.data > 0, radius=2)
     mask = find_brain(image).data > 0
-    assert dice(mask, true) > 0.9    assert float((mask & true).sum()) > 0.93 * float(true.sum())
+    assert dice(mask, true) > 0.9
+    assert float((mask & true).sum()) > 0.93 * float(true.sum())
     half = image.data.shape[1] // 2  # axes PSR: the right half of the head
     for spoilt in (
         image.data.flip(2),
