@@ -132,7 +132,7 @@ def main() -> None:
         print(*rows[-1].values(), flush=True)
     for line in summary(rows):
         print(line)
-    for name in subjects(given.data / "oasis", "bench")[: given.stripped]:
+    for name in subjects(given.data / "oasis", "bench")[: given.stripped] if given.stripped else ():
         print(stripped(fixed, given.data / "oasis", name, given.out, given.method), flush=True)
 
 
