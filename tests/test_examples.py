@@ -322,9 +322,6 @@ def test_whole_heads_are_registered_with_the_brain_that_is_found(example: Exampl
     assert "dice_found" in example("head_masks.py", tmp_path, *words)
     (row,) = read_csv(tmp_path / "out" / "rows.csv")
     assert row["id"] == "one"
-    for figure in (
-        "overlap",
-        "covered",
-        "dice_found",
-    ):  # the brain is the template's own, but for the reading
-        assert float(row[figure]) > 0.8
+    assert float(row["overlap"]) > 0.9
+    assert float(row["covered"]) > 0.95
+    assert float(row["dice_found"]) > float(row["dice_true"]) - 0.05
