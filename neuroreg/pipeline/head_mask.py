@@ -27,7 +27,7 @@ LEAST_ALIKE = 0.65
 
 Of 15 heads of IXI (validation) it is 0.78 to 0.82, turned by 40 degrees 0.80 to 0.84, and of one that is shaded from
 0.4 to 1.6 across 0.67. Of the same heads without their right, front, back or lower half it is at most 0.57, back to
-front 0.47, of noise in the shape of the head 0.15. Upside down it is below 0.45, or the map mirrors: that is refused too.
+front 0.47, of noise in the shape of the head 0.15. Upside down it is below 0.45, or the map mirrors: refused too.
 """
 
 _SPACING_MM = 2.0  # as for every affine
