@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from test_cohort_runner import FAKE
 
-from neuroreg.cli import batch_view, run
+from neuroreg.cli import batch, batch_view, run
 from neuroreg.cohort import process
 from neuroreg.cohort.board import Board
+from neuroreg.cohort.case import Cohort
 from neuroreg.io.tables import read_csv
 from neuroreg.methods import METHODS
 from neuroreg.registry import Entry
@@ -81,6 +82,18 @@ def test_failed_csv_asks_for_the_same_again_wherever_it_lies(
     assert (record["method"], record["outputs"], record["seed"]) == ("pretended", ["image"], 7)
     assert record["options"] == {"act": "ok", "seconds": 0.03}
     assert (folder / "third" / "NA" / "moved.nii.gz").read_bytes() == b"fixedb"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [([], False), (["--find-brain"], True), (["--no-find-brain"], False)]
+)
+def test_brains_are_found_when_asked_for(
+    words: list[str], found: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohorts: list[Cohort] = []
+    monkeypatch.setattr(batch, "execute", lambda cohort, *given, **more: cohorts.append(cohort))
+    assert run([*BATCH, *words]) == 0
+    assert {case.config.find_brain for case in cohorts[0].cases} == {found}
 
 
 def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

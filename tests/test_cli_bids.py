@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from bids_phantoms import MANY, PLAIN, empty_dataset, phantom_dataset, read_once
 
-from neuroreg.cli import run
+from neuroreg.cli import bids, run
 from neuroreg.cli.bids import spread
 from neuroreg.cohort import bids_sidecars, process
+from neuroreg.cohort.case import Cohort
 from neuroreg.methods import METHODS
 from neuroreg.registry import Entry
 
@@ -79,6 +80,17 @@ def test_labels_as_every_bids_app_takes_them(tmp_path: Path, capsys: pytest.Capt
         assert len(found) == 2
         assert all(name.startswith(start) for name, start in zip(found, ids, strict=True) if start != "...")
     assert all(name.endswith("_T1w-to-x") for name in found)
+
+
+@pytest.mark.usefixtures("pretend")
+def test_brains_are_found_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohorts: list[Cohort] = []
+    monkeypatch.setattr(bids, "execute", lambda cohort, *given, **more: cohorts.append(cohort))
+    raw = empty_dataset(tmp_path / "raw", PLAIN)
+    words = ["bids", str(raw), str(tmp_path / "out"), "participant", "--method", "affine"]
+    for more in ([], ["--find-brain"], ["--no-find-brain"]):
+        assert run([*words, *more]) == 0
+    assert [{case.config.find_brain for case in one.cases} for one in cohorts] == [{True}, {True}, {False}]
 
 
 @pytest.mark.parametrize(

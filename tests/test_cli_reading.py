@@ -11,7 +11,9 @@ from nifti_bytes import AFFINE_RAS, nifti, phantom, save
 
 from neuroreg.cli import run
 from neuroreg.io.transforms import write_transform
+from neuroreg.pipeline import head_mask
 from neuroreg.transforms import Affine
+from neuroreg.volume import Volume
 
 ONE_VOXEL_ON = AFFINE_RAS[:3, 3] + AFFINE_RAS[:3, 0]
 """Where the sform of the unsure files puts the first voxel: their qform, one voxel further along x."""
@@ -116,6 +118,38 @@ def test_a_plan_carries_the_name_of_its_command(command: str, capsys: pytest.Cap
     told = json.loads(capsys.readouterr().out)
     assert (told["command"], told["dry_run"]) == (command, True)
     assert not Path("unsure_to_fixed").exists()
+
+
+@pytest.mark.parametrize("command", ["register", "affine"])
+def test_brains_are_found_when_a_flag_says_so(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [
+        command,
+        "fixed.nii.gz",
+        "two.nii.gz",
+        "--frame",
+        "1",
+        "--method",
+        "affine",
+        "--dry-run",
+        "--json",
+        "-q",
+    ]
+
+    def found(*words: str) -> object:
+        assert run([*arguments, *words]) == 0
+        return json.loads(capsys.readouterr().out)["config"]["find_brain"]
+
+    def everywhere(head: Volume) -> Volume:
+        return Volume(torch.ones(head.data.shape, dtype=torch.uint8), head.geometry, is_label=True)
+
+    monkeypatch.setattr(head_mask, "find_brain", everywhere)
+    assert found() is False
+    assert found("--find-brain") is True
+    monkeypatch.setenv("NEUROREG_FIND_BRAIN", "1")
+    assert found() is True
+    assert found("--no-find-brain") is False
 
 
 def test_affine_writes_the_outputs_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -247,6 +247,23 @@ def test_settings_of_one_pair_are_refused(many: Path, tmp_path: Path) -> None:
             find_bids(many, tmp_path / "out", {**SETTINGS, name: Path("x.nii.gz")}, Selection(), to=to)
 
 
+def test_the_brains_of_raw_heads_are_found_unless_somebody_says_no(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(**more: object) -> set[bool]:
+        cohort, _ = find_bids(many, tmp_path / "out", {**SETTINGS, **more}, Selection())
+        assert {case.row.get("find_brain") == "yes" for case in cohort.cases} == {
+            case.config.find_brain for case in cohort.cases
+        }
+        return {case.config.find_brain for case in cohort.cases}
+
+    assert found() == found(find_brain=None) == {True}
+    assert found(find_brain=False) == {False}
+    monkeypatch.setenv("NEUROREG_FIND_BRAIN", "no")
+    assert found() == {False}
+    assert found(find_brain=True) == {True}
+
+
 def scan(name: str) -> Scan:
     subject = name.partition("_")[0]
     return Scan(Path("raw") / name, f"{subject}/anat/{name}", subject.removeprefix("sub-"), None)

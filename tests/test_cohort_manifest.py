@@ -100,15 +100,16 @@ def test_a_row_is_a_case(study: Path) -> None:
 def test_a_cell_holds_over_the_settings_of_the_batch_and_an_empty_one_does_not(study: Path) -> None:
     path = table(
         study,
-        "id;fixed;moving;method;affine;refine;outputs;frame;xform;seed;max_voxels;deterministic;set\n"
-        "a;f.nii.gz;m1.nii.gz;gaussnewton;none;10;image,field;1;sform;7;1000;yes;preset=fast|windows=[3, 5]\n"
-        "b;f.nii.gz;m1.nii.gz;;;;report|image;;;;;;\n",
+        "id;fixed;moving;method;affine;refine;outputs;frame;xform;seed;max_voxels;deterministic;find_brain;set\n"
+        "a;f.nii.gz;m1.nii.gz;gaussnewton;none;10;image,field;1;sform;7;1000;yes;yes;preset=fast|windows=[3, 5]\n"
+        "b;f.nii.gz;m1.nii.gz;;;;report|image;;;;;;;\n",
     )
     shared = {"method": "demons", "seed": 3, "refine": None, "options": {"iterations": [9, 8, 7, 6]}}
     first, second = (case.config for case in read(path, {**shared, "threads": 2}).cases)
     assert (first.method, first.affine, first.refine) == ("gaussnewton", "none", "10")
     assert (first.outputs, first.frame, first.xform) == (("image", "field"), 1, "sform")
     assert (first.seed, first.max_voxels, first.deterministic) == (7, 1000, True)
+    assert (first.find_brain, second.find_brain) == (True, False)
     assert first.options == {"iterations": [9, 8, 7, 6], "preset": "fast", "windows": [3, 5]}
     assert (second.method, second.seed, second.options) == ("demons", 3, {"iterations": [9, 8, 7, 6]})
     assert (second.outputs, second.affine, second.refine) == (("image", "report"), "affine", None)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pipeline_phantoms as phantoms
 import pytest
+import test_pipeline_head_mask as heads
 import torch
 import yaml
 from training_phantoms import recipe as toy_recipe
@@ -306,3 +307,21 @@ def test_two_scans_of_a_person_are_compared_once_each(
     assert (tmp_path / "out/RETEST.md").read_text() == page
     example(*asked[:-1], "toy=--method affine --dof 6")
     assert len(started) == 8
+
+
+@pytest.mark.slow
+def test_whole_heads_are_registered_with_the_brain_that_is_found(example: Example, tmp_path: Path) -> None:
+    where = heads.grid((3.0, 2.6, 3.0), heads.PSR)
+    scan, _ = heads.head(heads.pose(10.0), where)
+    seg = resample(templates.load_template().labels, heads.pose(10.0), where)
+    for name, volume in (("t1", scan), ("seg", seg)):
+        (tmp_path / "ixi" / name).mkdir(parents=True)
+        write_image(volume, tmp_path / "ixi" / name / "one.nii.gz")
+    (tmp_path / "ixi" / "splits.csv").write_text("id,split\none,test\n", encoding="utf-8")
+    words = (str(tmp_path), str(tmp_path / "out"), "--method", "affine", "--stripped", "0")
+    assert "dice_found" in example("head_masks.py", tmp_path, *words)
+    (row,) = read_csv(tmp_path / "out" / "rows.csv")
+    assert row["id"] == "one"
+    assert float(row["overlap"]) > 0.9
+    assert float(row["covered"]) > 0.95
+    assert float(row["dice_found"]) > float(row["dice_true"]) - 0.05

@@ -34,6 +34,15 @@ def test_a_flag_left_out_is_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.strict_qc
 
 
+def test_brains_are_looked_for_when_a_flag_or_a_variable_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not resolve(PAIR).find_brain
+    assert resolve({**PAIR, "find_brain": True}).find_brain
+    monkeypatch.setenv("NEUROREG_FIND_BRAIN", "1")
+    assert resolve(PAIR).find_brain
+    assert not resolve({**PAIR, "find_brain": False}).find_brain
+    assert resolve_shared({}, defaults={"find_brain": False})["find_brain"] is True
+
+
 def test_outputs_are_put_in_the_order_of_writing() -> None:
     assert resolve({**PAIR, "outputs": "report, image"}).outputs == ("image", "report")
     assert resolve({**PAIR, "outputs": "standard"}).outputs == OUTPUTS

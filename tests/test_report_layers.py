@@ -13,6 +13,7 @@ from pipeline_phantoms import grid, labels
 
 from neuroreg.io.images import write_image
 from neuroreg.io.nifti_writer import nifti_bytes
+from neuroreg.pipeline import head_mask
 from neuroreg.pipeline.finished import FinishedRun, open_run
 from neuroreg.report.layers import OCTAVES, Layer, gather, make_layers, page_grid
 from neuroreg.volume import Geometry, Volume
@@ -211,3 +212,29 @@ def test_a_whole_head_without_mask_has_no_3d_view(own_run: Path, tmp_path: Path)
     assert remains.whole_head
     assert sum("without 3-D view" in note for note in remains.notes) == 2
     assert not gather(run, with_face=True).whole_head
+
+
+def test_a_brain_that_the_run_found_masks_both_images(
+    own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ellipsoid(head: Volume) -> Volume:
+        q = (head.geometry.points() - torch.tensor([5.0, -8.0, 12.0])) / torch.tensor([44.0, 52.0, 42.0])
+        return Volume(((q**2).sum(-1) < 1)[None].to(torch.uint8), head.geometry, is_label=True)
+
+    monkeypatch.setattr(head_mask, "find_brain", ellipsoid)
+    inputs = {"fixed": tmp_path / "fixed.nii.gz", "fixed_labels": tmp_path / "fixed_seg.nii.gz"}
+    whole_head(own_run, inputs)
+    forget(own_run, "moved_labels.nii.gz")
+    inputs.pop("fixed_labels").unlink()
+    save_record(own_run, inputs)
+    record = json.loads((own_run / "run.json").read_text())
+    record["config"]["find_brain"] = True
+    (own_run / "run.json").write_text(json.dumps(record))
+    remains = gather(open_run(own_run), with_face=False)
+    assert not remains.whole_head
+    assert [note for note in remains.notes if "masked" in note] == [
+        f"the {name} image is masked to the brain by the brain found in the fixed image"
+        for name in ("fixed", "moved")
+    ]
+    outside = ellipsoid(remains.fixed.volume).data == 0
+    assert float(remains.fixed.volume.data[outside].max()) == 0

@@ -19,6 +19,7 @@ def command(
     label_names: options.LabelNames = None,
     fixed_mask: options.FixedMask = None,
     moving_mask: options.MovingMask = None,
+    find_brain: options.FindBrain = None,
     also: options.Also = None,
     frame: options.Frame = None,
     xform: options.Xform = None,

@@ -56,6 +56,7 @@ OF_REGISTER: Mapping[str, Any] = {
     "affine": options.AffinePart,
     "refine": options.Refine,
     "set_": options.Set,
+    "find_brain": options.FindBrain,
     "frame": options.Frame,
     "xform": options.Xform,
     "max_voxels": options.MaxVoxels,

@@ -92,6 +92,8 @@ def command(
 ) -> None:
     """Register the T1w images of a BIDS dataset, every session and run, and leave BIDS derivatives.
 
+    The brains of whole heads are found first; --no-find-brain takes the images as they are.
+
     The level group registers nothing: it checks that every output is there as its run left it, and writes the summary
     and the page of all cases, those of shards too. It uses only the folders, --json and --quiet.
     """

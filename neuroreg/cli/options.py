@@ -31,6 +31,13 @@ FixedMask = Annotated[
     ),
 ]
 MovingMask = Annotated[Path | None, _input(help="The same for the moving image, on its grid.")]
+FindBrain = Annotated[
+    bool | None,
+    _input(
+        "--find-brain/--no-find-brain",
+        help="Whole heads without a mask: find the brain by the template and register that.",
+    ),
+]
 Also = Annotated[
     list[Path] | None,
     _input(metavar="IMG", help="Another image in the moving image's space, moved likewise; may be repeated."),

@@ -51,5 +51,5 @@ def _parameter(name: str, hint: Any, info: Any) -> Parameter:
     option = None
     if isinstance(info, OptionInfo):
         spelt = info.param_decls or (f"--{name.strip('_').replace('_', '-')}",)
-        option = max(spelt, key=len)
+        option = max((text.partition("/")[0] for text in spelt), key=len)  # --so/--not-so: the first
     return Parameter(name, kind, option, info.help or "", many, choices, info.min)

@@ -47,10 +47,12 @@ def find_bids(
 ) -> tuple[Cohort, BidsLayout]:
     """The registrations of a dataset, and where their outputs go. ``settings``: those of the command line.
 
-    ``to``: template, first-session, or the path of an image; ``space`` replaces the label of its space. Raises
-    UsageError, NoInputError, DataError, CannotCreateError, UnavailableError.
+    ``to``: template, first-session, or the path of an image; ``space`` replaces the label of its space. Raw data are
+    whole heads: their brains are found unless a setting says otherwise. Raises UsageError, NoInputError, DataError,
+    CannotCreateError, UnavailableError.
     """
-    shared = shared_settings(resolve_shared(settings, config_file), one_fixed=to != FIRST_SESSION)
+    resolved = resolve_shared(settings, config_file, defaults={"find_brain": True})
+    shared = shared_settings(resolved, one_fixed=to != FIRST_SESSION)
     if space is not None and LABEL.fullmatch(space) is None:
         raise UsageError(f"a space is called by letters and digits alone, got {space!r}")
     raw = read_dataset(dataset)
@@ -150,5 +152,6 @@ def _case(one: Placed, settings: Mapping[str, object], *, root: Path, templated:
     """The row of a manifest names no fixed image where it is the template: that is what a manifest means by it."""
     fixed, moving = one.target.path.absolute(), one.scan.path.absolute()
     files = {"moving": str(moving)} if templated else {"fixed": str(fixed), "moving": str(moving)}
-    row = row_of({"id": one.id, **files}, files, root, map(real, map(Path, files.values())))
+    cells = {"id": one.id, **files, **({"find_brain": "yes"} if settings.get("find_brain") else {})}
+    row = row_of(cells, files, root, map(real, map(Path, files.values())))
     return Case(one.id, configure(settings, fixed, moving), row)

@@ -22,7 +22,7 @@ FILES = ("fixed", "moving", "fixed_labels", "moving_labels", "label_names", "fix
 """The columns that name one file each."""
 ENGINE = ("method", "weights", "affine", "refine", "set")
 """The columns that say how one case is registered; ``set`` holds options of the method, key=value|key=value."""
-SETTINGS = ("outputs", "frame", "xform", "seed", "max_voxels", "deterministic")
+SETTINGS = ("find_brain", "outputs", "frame", "xform", "seed", "max_voxels", "deterministic")
 """The columns of the other settings that one case may have of its own."""
 COLUMNS = ("id", *FILES, "also", "root", *ENGINE, *SETTINGS)
 """Everything a manifest may hold. ``also`` names several files, separated by |."""

@@ -36,6 +36,9 @@ AFFINES: Mapping[str, str] = {
 }
 """What ``--affine`` accepts beside a file."""
 
+BRAIN_FINDER = "jointaffine"
+"""The method whose affine part finds the brain in a whole head."""
+
 REFINE_PRESETS = ("fast", "mid", "std", "best")
 
 Outputs = Annotated[tuple[str, ...], NoDecode]
@@ -70,6 +73,8 @@ class RegisterConfig(BaseModel):
     """where (above 0) the fixed image's data count; what it leaves out follows the field and is never blanked"""
     moving_mask: Path | None = None
     """where the moving image's data count, likewise"""
+    find_brain: bool = False
+    """whole heads without a mask get one: the brain is looked for, see ``pipeline/head_mask.py``"""
     also: Paths = ()
     """further images in the moving image's space"""
     device: str = "auto"
@@ -166,7 +171,9 @@ def resolve(
         raise UsageError(sentence(error), file=file) from error
 
 
-def resolve_shared(flags: Mapping[str, object], file: Path | None = None) -> dict[str, object]:
+def resolve_shared(
+    flags: Mapping[str, object], file: Path | None = None, *, defaults: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """The settings that many registrations share, merged and checked as by ``resolve``, without any images.
 
     Files and variables are read once, however many there are. Of an earlier run's ``run.json`` everything holds but
@@ -174,7 +181,7 @@ def resolve_shared(flags: Mapping[str, object], file: Path | None = None) -> dic
     """
     given = _given(flags)
     below = {} if file is None else read_config(file, given={*given, *INPUTS})
-    merged = _merge(given, below, {})
+    merged = _merge(given, below, defaults or {})
     try:
         checked = RegisterConfig.model_validate({"fixed": Path("fixed"), "moving": Path("moving"), **merged})
     except ValidationError as error:
@@ -215,6 +222,7 @@ class _Environment(BaseSettings):
     threads: int | None = None
     seed: int | None = None
     deterministic: bool | None = None
+    find_brain: bool | None = None
     outputs: Outputs | None = None
     strict_qc: bool | None = None
     max_voxels: int | None = None
@@ -269,6 +277,8 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
         _check_weights(run.get("weights"), affine if method == "affine" else method, named, file)
     if not given & {"method", "affine"}:
         _check_weights(run.get("affine_weights"), affine, None, file)
+    if settings.get("find_brain") and "find_brain" not in given:
+        _check_weights(run.get("brain_weights"), BRAIN_FINDER, None, file)
     return settings
 
 

@@ -11,7 +11,7 @@ from neuroreg import checkpoints
 from neuroreg.errors import UsageError
 from neuroreg.methods import METHODS, gaussnewton
 from neuroreg.methods.base import Method, Prediction
-from neuroreg.pipeline.config import RegisterConfig
+from neuroreg.pipeline.config import BRAIN_FINDER, RegisterConfig
 from neuroreg.registry import find, unknown_name
 from neuroreg.validation import sentence
 
@@ -143,7 +143,7 @@ def head_referee() -> AffinePart:
 
     Raises UnavailableError, DataError.
     """
-    kind, weights = _class_of("jointaffine"), checkpoints.default_for("jointaffine")
+    kind, weights = _class_of(BRAIN_FINDER), checkpoints.default_for(BRAIN_FINDER)
     method = kind(kind.Config(**weights.config))
     checkpoints.load_into(method.network, weights)
     method.network.eval()

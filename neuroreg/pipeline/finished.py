@@ -35,6 +35,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     method: str = ""
+    find_brain: bool = False
     frame: int | None = None
     xform: Xform = "auto"
     max_voxels: int = MAX_VOXELS

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from neuroreg.checkpoints import WeightRecord, default_for
 from neuroreg.errors import CannotCreateError, DataError, UsageError
 from neuroreg.io import files
 from neuroreg.io.images import ImageFile, check_frame, check_same_grid, read_image, read_labels
-from neuroreg.pipeline.config import AFFINES, RegisterConfig, stem
+from neuroreg.pipeline.config import AFFINES, BRAIN_FINDER, RegisterConfig, stem
 from neuroreg.pipeline.record import RECORD_NAME
 from neuroreg.preprocess import brain
 from neuroreg.volume import Volume
@@ -31,6 +32,8 @@ ROIS = "rois.csv"
 VIEWER = "viewer.html"
 """What ``neuroreg report --viewer`` adds to a finished run."""
 
+_SIDES = ("fixed", "moving")
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -46,6 +49,8 @@ class Inputs:
     warnings: tuple[str, ...]
     more_than_brain: tuple[str, ...] = ()
     """those of the warnings that speak of a skull or face left in what counts"""
+    brain_weights: WeightRecord | None = None
+    """of the network that found a brain in a whole head"""
 
     def digest(self, role: str, path: Path) -> str:
         """The sha256 of an input, images from the reading of them."""
@@ -127,13 +132,16 @@ def read_inputs(config: RegisterConfig) -> Inputs:
             pool.shutdown(cancel_futures=True)
             raise
     check_frame(config.frame, images["fixed"], images["moving"])
-    for side in ("fixed", "moving"):
+    for side in _SIDES:
         for role in (f"{side}_labels", f"{side}_mask"):
             if role in images:
                 check_same_grid(images[role], images[side])
-    masks = {side: _mask(images, side) for side in ("fixed", "moving")}
-    more = dict(_more_than_brain(images, masks))
-    if config.method != "affine":
+    given = {side: images[f"{side}_mask"].volume for side in _SIDES if f"{side}_mask" in images}
+    found = _find_brains(images, given) if config.find_brain else {}
+    given |= found
+    masks = {side: _mask(images, side, given.get(side)) for side in _SIDES}
+    more = dict(_more_than_brain(images, given, masks))
+    if config.method != "affine" and not given:
         _check_same_kind(images, more)
     return Inputs(
         files=images,
@@ -141,8 +149,9 @@ def read_inputs(config: RegisterConfig) -> Inputs:
         moving=images["moving"].volume,
         fixed_mask=masks["fixed"],
         moving_mask=masks["moving"],
-        warnings=(*_warnings(images), *more.values()),
+        warnings=(*_warnings(images), *more.values(), *_said_of_found(images, found)),
         more_than_brain=tuple(more.values()),
+        brain_weights=default_for(BRAIN_FINDER) if found else None,
     )
 
 
@@ -153,16 +162,45 @@ def _read(role: str, path: Path, config: RegisterConfig) -> ImageFile:
     return reader(path, frame=frame, xform=config.xform, max_voxels=config.max_voxels)
 
 
-def _mask(images: Mapping[str, ImageFile], side: str) -> Volume | None:
+def _find_brains(images: Mapping[str, ImageFile], given: Mapping[str, Volume]) -> dict[str, Volume]:
+    """Side -> mask of each image that has none and holds more than a brain. Raises DataError where none is found."""
+    from neuroreg.pipeline.head_mask import NoBrainError, find_brain  # a network, only when it is asked for
+
+    found = {}
+    for side in _SIDES:
+        image = images[side]
+        if side in given or not brain.exceeds_brain(image.volume):
+            continue
+        try:
+            found[side] = find_brain(image.volume)
+        except NoBrainError as error:
+            raise DataError(
+                f"the brain was not found in the {side} image: {error.what}",
+                file=image.path,
+                remedy=f"give --{side}-mask",
+            ) from error
+    return found
+
+
+def _said_of_found(images: Mapping[str, ImageFile], found: Iterable[str]) -> Iterable[str]:
+    for side in found:
+        yield (
+            f"the brain of the {side} image {images[side].path.name} was found by the template; "
+            "look at the outlines in the report"
+        )
+
+
+def _mask(images: Mapping[str, ImageFile], side: str, given: Volume | None) -> Volume | None:
     """The given mask without the voxels that are not finite; those alone when no mask was given; None when none."""
-    image, given = images[side], images.get(f"{side}_mask")
+    image = images[side]
     if given is None and image.invalid is None:
         return None
-    inside = brain.brain_mask(image.volume).data > 0 if given is None else given.volume.data > 0
+    inside = (brain.brain_mask(image.volume) if given is None else given).data > 0
     if image.invalid is not None:
         inside = inside & ~image.invalid
     if not bool(inside.any()):
-        raise DataError("the mask is empty", file=(given or image).path, remedy="give a mask of the brain")
+        path = images.get(f"{side}_mask", image).path
+        raise DataError("the mask is empty", file=path, remedy="give a mask of the brain")
     return Volume(inside.to(torch.uint8), image.volume.geometry, is_label=True)
 
 
@@ -172,18 +210,19 @@ def _turn(image: ImageFile) -> float:
 
 
 def _more_than_brain(
-    images: Mapping[str, ImageFile], masks: Mapping[str, Volume | None]
+    images: Mapping[str, ImageFile], given: Mapping[str, Volume], masks: Mapping[str, Volume | None]
 ) -> Iterable[tuple[str, str]]:
     """(side, one line) for each side whose image, inside its mask if one was given, holds more than a brain."""
     for side, mask in masks.items():
-        image, given = images[side], f"{side}_mask" in images
-        counts = mask.data > 0 if given and mask is not None else None
+        image, masked = images[side], side in given
+        counts = mask.data > 0 if masked and mask is not None else None
         if brain.exceeds_brain(image.volume, counts):
-            cure = "give a mask of the brain alone" if given else f"strip it or give --{side}-mask"
+            cure = f"strip it, give --{side}-mask or use --find-brain"
+            cure = "give a mask of the brain alone" if masked else cure
             yield (
                 side,
                 f"the {side} image {image.path.name} seems to hold more than the brain"
-                f"{' inside its mask' if given else ''}; {cure} for a better result",
+                f"{' inside its mask' if masked else ''}; {cure} for a better result",
             )
 
 
@@ -192,15 +231,13 @@ def _check_same_kind(images: Mapping[str, ImageFile], heads: Iterable[str]) -> N
 
     Raises DataError.
     """
-    if "fixed_mask" in images or "moving_mask" in images:
-        return
     for head in heads:
         other = "moving" if head == "fixed" else "fixed"
         if not brain.looks_stripped(images[head].volume) and brain.looks_stripped(images[other].volume):
             raise DataError(
                 f"the {head} image is a whole head, the {other} image a brain without its skull",
                 file=images[head].path,
-                remedy=f"strip it, or give --{head}-mask",
+                remedy=f"use --find-brain, give --{head}-mask, or strip it",
             )
 
 

@@ -159,6 +159,8 @@ class RunRecord(BaseModel):
     """of the method's network; null for a method without one"""
     affine_weights: _Weights = None
     """of a network that found the affine before another method"""
+    brain_weights: _Weights = None
+    """of the network that found the brain in a whole head"""
     seconds: dict[str, float]
     """stage -> seconds; total is the whole"""
     qc: Quality

@@ -238,6 +238,7 @@ def _provenance(run: _Run, alignment: Alignment) -> dict[str, Any]:
         "inputs": described,
         "weights": _identity(engine.weights),
         "affine_weights": _identity(engine.affine_weights),
+        "brain_weights": _identity(run.inputs.brain_weights),
     }
 
 

@@ -21,7 +21,7 @@ from neuroreg.transforms import Affine, Chain, DisplacementField, Transform
 
 _PROVENANCE = (
     "command", "argv", "versions", "machine", "device", "threads", "seed", "deterministic", "inputs", "weights",
-    "affine_weights",
+    "affine_weights", "brain_weights",
 )  # fmt: skip
 
 

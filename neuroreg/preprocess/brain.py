@@ -68,6 +68,12 @@ def close_and_fill(mask: Tensor, *, radius: int) -> Tensor:
     return (solid | _holes(solid)).reshape(mask.shape)
 
 
+def grow(mask: Tensor, *, voxels: int) -> Tensor:
+    """A mask (..., D, H, W) bool and whatever is at most so many steps between face neighbours away from it."""
+    grown = ndimage.binary_dilation(mask.reshape(mask.shape[-3:]).numpy(), iterations=voxels)
+    return torch.from_numpy(grown).reshape(mask.shape)
+
+
 def _dilate(x: Tensor, radius: int) -> Tensor:
     """x (D, H, W) bool grown by a box of 2 radius + 1 voxels; its sides shrink by 2 radius."""
     for axis in range(3):

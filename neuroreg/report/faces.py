@@ -1,7 +1,7 @@
 """Faces stay out of a page that can be turned around: the brain alone is shown where it is known.
 
-Scans of whole heads identify people. What holds more than a brain is masked: by its own brain mask, by its labels, or
-by those of the other side of the registration, which lie on the same grid by then.
+Scans of whole heads identify people. What holds more than a brain is masked: by its own brain mask, by its labels, by
+those of the other side of the registration, which lie on the same grid by then, or by the brain that the run found.
 """
 
 from collections.abc import Iterator
@@ -59,6 +59,21 @@ def _brains(run: FinishedRun, side: str, missing: list[str]) -> Iterator[tuple[s
         image = None if other == side else _on_fixed_grid(run, other, missing)
         if image is not None and brain.looks_stripped(image):
             yield f"the {other} image, which has no skull", brain.brain_mask(image).data > 0
+    inside = _found(run, missing) if run.recorded.config.find_brain else None
+    if inside is not None:
+        yield "the brain found in the fixed image", inside
+
+
+def _found(run: FinishedRun, missing: list[str]) -> Tensor | None:
+    """The brain in the fixed head, as the run found it; None when the run found none."""
+    from neuroreg.pipeline.head_mask import NoBrainError, find_brain  # a network, only when it is needed
+
+    image = _on_fixed_grid(run, "fixed", missing)
+    try:
+        return None if image is None or not brain.exceeds_brain(image) else find_brain(image).data > 0
+    except NoBrainError as error:
+        missing.append(str(error))
+        return None
 
 
 def _on_fixed_grid(run: FinishedRun, role: str, missing: list[str]) -> Volume | None:

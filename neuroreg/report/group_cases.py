@@ -221,7 +221,7 @@ def _method(config: Mapping[str, object]) -> str:
 def _weights(record: Mapping[str, object]) -> str:
     """Names and hashes of what the method, and before it the affine, were run with."""
     found = []
-    for key, words in (("weights", ""), ("affine_weights", "affine by ")):
+    for key, words in (("weights", ""), ("affine_weights", "affine by "), ("brain_weights", "brain by ")):
         weights = _mapping(record.get(key))
         if weights:
             found.append(f"{words}{_text(weights.get('name'))} ({_text(weights.get('sha256'))[:8]})")
