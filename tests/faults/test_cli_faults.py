@@ -445,3 +445,16 @@ def test_57_a_second_run_on_the_same_folder_is_turned_away(
     assert told.code == 75
     assert "another run" in told.error
     assert sleeping.poll() is None
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_56_started_without_standard_streams(tmp_path: Path, closed: str) -> None:
+    phantoms.save_pair(tmp_path)
+    toy = f"{sys.executable} {TESTS / 'toy_cli.py'}"
+    words = f"{toy} register fixed.nii.gz moving.nii.gz -o out {' '.join(TOY)} --json {closed}"
+    done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert set(record["outputs"]) == {"moved.nii.gz", "transform.h5"}, "no stream has got into an output"
+    read_image(tmp_path / "out" / "moved.nii.gz")
