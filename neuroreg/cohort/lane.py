@@ -25,6 +25,7 @@ _STATES: dict[int, State] = {
     **dict.fromkeys((69, 73, 74), "failed-io"),
 }
 _KEEP_ENGINES = 4
+_TIDY_EVERY = 10  # cases: what is given back must be cleared again by the system
 _DRAWING = threading.Lock()
 
 
@@ -36,6 +37,7 @@ class Lane:
         self._threads = options.threads
         self._reporter = None if options.reporter is None else _one_page_at_a_time(options.reporter)
         self._engines: dict[str, Engine] = {}
+        self._cases = 0
 
     def run(self, job: Job, progress: Callable[[str], None]) -> Done | Died:
         """Register one case into its work folder; whatever goes wrong with it is told, never raised."""
@@ -53,7 +55,9 @@ class Lane:
                 shutil.rmtree(folder.parent)
             return _failure(job.id, as_known(error))
         finally:
-            _give_memory_back()
+            self._cases += 1
+            if self._cases % _TIDY_EVERY == 0:
+                _give_memory_back()
         return Done(
             id=job.id,
             folder=folder,
