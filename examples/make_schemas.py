@@ -18,7 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from neuroreg.cli.console import JSON_SCHEMA
 from neuroreg.cohort import journal
-from neuroreg.cohort.case import State
+from neuroreg.cohort.states import State
 from neuroreg.cohort.summary import Summary
 from neuroreg.pipeline.record import RunRecord
 

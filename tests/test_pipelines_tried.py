@@ -22,7 +22,7 @@ import pytest
 from pipeline_programs import PIPELINES, ROOT, Place, understood
 from schema_records import check
 
-from neuroreg.cohort.case import DONE
+from neuroreg.cohort.states import DONE
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,8 @@
 """neuroreg batch: register a cohort, resumable, one bad case never stopping the others."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +14,7 @@ from neuroreg.errors import QualityError, UsageError
 if TYPE_CHECKING:
     from neuroreg.cohort.case import Cohort
     from neuroreg.cohort.config import BatchConfig
+    from neuroreg.cohort.engine import CaseEngine
     from neuroreg.cohort.runner import Outcome
 
 REPORTER = "neuroreg.report.page:write_report"
@@ -65,22 +68,46 @@ def command(
         what = "the cohort" if cohort is None else "the output folder"
         raise UsageError(f"{what} is missing", remedy="neuroreg batch COHORT -o OUT")
     config = batch_options.batch_config(given, output)
-    from neuroreg.cohort.find import find_cohort
+    with working_early(config, given) as engine:
+        from neuroreg.cohort.find import find_cohort
 
-    found = find_cohort(
-        cohort,
-        batch_options.register_settings(given),
-        output=output,
-        config_file=given["config"],
-        fixed=fixed,
-        pairs=pairs == "all",
-        root=root,
-    )
-    execute(found, config, given, command="batch")
+        found = find_cohort(
+            cohort,
+            batch_options.register_settings(given),
+            output=output,
+            config_file=given["config"],
+            fixed=fixed,
+            pairs=pairs == "all",
+            root=root,
+        )
+        execute(found, config, given, command="batch", engine=engine)
+
+
+@contextmanager
+def working_early(config: "BatchConfig", given: Mapping[str, Any]) -> "Iterator[CaseEngine | None]":
+    """The working process, started while the cohort is found: each of the two imports torch, which takes seconds."""
+    if config.engine != "serial" or given["dry_run"]:
+        yield None
+        return
+    from neuroreg.cohort.engine import SerialEngine
+    from neuroreg.cohort.messages import WorkerOptions
+
+    engine = SerialEngine(config, WorkerOptions(reporter=REPORTER, argv=tuple(sys.argv)))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
 
 
 def execute(
-    cohort: "Cohort", config: "BatchConfig", given: Mapping[str, Any], *, command: str, **more: Any
+    cohort: "Cohort",
+    config: "BatchConfig",
+    given: Mapping[str, Any],
+    *,
+    command: str,
+    engine: "CaseEngine | None" = None,
+    **more: Any,
 ) -> None:
     """Run (or plan) the cohort, show how it goes, make the group page, leave with the exit code of the outcome."""
     from neuroreg.cohort.runner import run_batch
@@ -92,7 +119,7 @@ def execute(
         _show_plan(cohort, config, given, command=command, **more)
         return
     with batch_view.live(quiet=quiet, verbose=given["verbose"] > 0) as watch:
-        outcome = run_batch(cohort, config, watch=watch, reporter=REPORTER, **more)
+        outcome = run_batch(cohort, config, watch=watch, reporter=REPORTER, engine=engine, **more)
     batch_view.show_failures(outcome, quiet=quiet)
     page = _group(config, outcome, quiet=quiet)
     _leave(config, outcome, page, json=json, quiet=quiet, command=command)
@@ -143,7 +170,13 @@ def _leave(
 
 
 def _show_plan(
-    cohort: "Cohort", config: "BatchConfig", given: Mapping[str, Any], *, command: str, **more: Any
+    cohort: "Cohort",
+    config: "BatchConfig",
+    given: Mapping[str, Any],
+    *,
+    command: str,
+    engine: "CaseEngine | None" = None,
+    **more: Any,
 ) -> None:
     from neuroreg.cohort.plan import dry_run
 

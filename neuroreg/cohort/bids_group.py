@@ -13,10 +13,10 @@ from neuroreg.cohort.bids_dataset import read_own_description
 from neuroreg.cohort.bids_layout import FOLDER
 from neuroreg.cohort.bids_names import sidecar_of
 from neuroreg.cohort.board import Board, Standing
-from neuroreg.cohort.case import DONE, State
 from neuroreg.cohort.hold import held
 from neuroreg.cohort.journal import journals, read_journal
 from neuroreg.cohort.runner import state_of
+from neuroreg.cohort.states import DONE, State
 from neuroreg.cohort.status import fold
 from neuroreg.cohort.summary import Summary, case_summary, put_summary
 from neuroreg.errors import DataError, NeuroregError, NoInputError

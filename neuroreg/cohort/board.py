@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from neuroreg.cohort.case import DONE, FAILED, State
+from neuroreg.cohort.states import DONE, FAILED, State
 
 _RECENT = 100
 

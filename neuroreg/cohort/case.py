@@ -4,26 +4,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from neuroreg.pipeline.config import AFFINES, RegisterConfig
-
-State = Literal[
-    "planned",
-    "running",
-    "ok",
-    "ok-qc-warn",
-    "failed-data",
-    "failed-io",
-    "failed-bug",
-    "killed",
-    "timeout",
-    "cancelled",
-]
-"""planned and running are on the way; all others are an end. ``ok-qc-warn``: done, but the verdict is not pass."""
-
-DONE: frozenset[State] = frozenset({"ok", "ok-qc-warn"})
-FAILED: frozenset[State] = frozenset({"failed-data", "failed-io", "failed-bug", "killed", "timeout"})
 
 ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 """What an id may be: it becomes the name of a folder."""

@@ -51,9 +51,9 @@ class _Task:
 class DaskEngine:
     """Hands cases to a Dask cluster: its own (``workers``), or one that runs already (``scheduler``)."""
 
-    def __init__(self, config: BatchConfig, options: WorkerOptions, log: Path) -> None:
+    def __init__(self, config: BatchConfig, options: WorkerOptions, work: Path) -> None:
         """Everything started and every worker looked at. Raises UnavailableError, UsageError, NoInputError."""
-        work = log.parent.resolve()
+        work = work.resolve()
         self._heard: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
         self._resting: deque[tuple[float, Job]] = deque()

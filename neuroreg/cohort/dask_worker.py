@@ -153,7 +153,6 @@ def _process(terms: Terms, worker: object) -> WorkerProcess:
     return WorkerProcess(
         terms.options.model_copy(update={"lanes": 1}),
         Limits(terms.timeout_s, terms.memory_mb),
-        log=terms.witness.parent / f"worker-{os.uname().nodename}-{os.getpid()}.log",
         environment=None if card is None else {"CUDA_VISIBLE_DEVICES": card},
     )
 

@@ -50,13 +50,17 @@ class SerialEngine:
     """One process that does everything. It works on a few cases at once, each with its share of the cores: while one
     reads or writes, another computes."""
 
-    def __init__(self, config: BatchConfig, options: WorkerOptions, log: Path) -> None:
+    def __init__(self, config: BatchConfig, options: WorkerOptions) -> None:
         self.slots = self.slots_here = config.jobs or min(2, cores())
         options = options.model_copy(
             update={"lanes": self.slots, "threads": threads_each(config, self.slots)}
         )
         limits = Limits(config.case_timeout_s, config.memory_limit_mb)
-        self._worker = WorkerProcess(options, limits, log=log)
+        self._worker = WorkerProcess(options, limits)
+
+    def start(self) -> None:
+        """Start the process now, to be ready when the cases are known; ``stop`` ends it."""
+        self._worker.start()
 
     def submit(self, job: Job) -> None:
         """As the contract says."""
@@ -71,9 +75,12 @@ class SerialEngine:
         self._worker.stop()
 
 
-def open_engine(config: BatchConfig, options: WorkerOptions, log: Path) -> CaseEngine:
-    """The engine that the configuration names, started. Raises UnavailableError, UsageError, NoInputError."""
+def open_engine(config: BatchConfig, options: WorkerOptions, work: Path) -> CaseEngine:
+    """The engine that the configuration names; ``work`` is the folder that unfinished cases are made in.
+
+    Raises UnavailableError, UsageError, NoInputError.
+    """
     if config.engine == "dask":
         opener = cast(_Opener, _DASK.load())
-        return opener(config, options, log)
-    return SerialEngine(config, options, log)
+        return opener(config, options, work)
+    return SerialEngine(config, options)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from neuroreg.cohort.case import State
+from neuroreg.cohort.states import State
 from neuroreg.errors import DataError, NoInputError, WriteError
 from neuroreg.io.files import fsync
 

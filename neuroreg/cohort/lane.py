@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
-from neuroreg.cohort.case import State
 from neuroreg.cohort.messages import Died, Done, Job, WorkerOptions
 from neuroreg.cohort.preflight import method_settings
 from neuroreg.cohort.sameness import identity_of
+from neuroreg.cohort.states import State
 from neuroreg.errors import BusyError, NeuroregError, as_known
 from neuroreg.pipeline.case import Case, Reporter
 from neuroreg.pipeline.config import RegisterConfig

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from neuroreg.cohort.case import State
+from neuroreg.cohort.states import State
 
 
 class _Message(BaseModel):

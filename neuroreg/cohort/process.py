@@ -9,6 +9,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from neuroreg.cohort.messages import (
     AnyHappening,
@@ -79,11 +81,11 @@ class WorkerProcess:
         options: WorkerOptions,
         limits: Limits,
         *,
-        log: Path,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """``log`` takes what the process prints; ``environment`` is added to that of this process."""
-        self._options, self._limits, self._log = options, limits, log
+        """``environment`` is added to that of this process."""
+        self._options, self._limits = options, limits
+        self._log: IO[bytes] | None = None  # what the process prints, for its last words
         self._environment = {
             **dict.fromkeys(THREAD_VARIABLES, str(options.threads or 1)),
             **_HEAP,
@@ -100,6 +102,11 @@ class WorkerProcess:
     def busy(self) -> int:
         """Cases that were submitted and have not come to an end."""
         return len(self._waiting) + len(self._running)
+
+    def start(self) -> None:
+        """Have the process import what it needs before there is anything to do."""
+        if self._process is None:
+            self._start()
 
     def submit(self, job: Job) -> None:
         """Have a case registered when there is room."""
@@ -132,7 +139,7 @@ class WorkerProcess:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for stream in (process.stdin, process.stdout):
+        for stream in (process.stdin, process.stdout, self._log):
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
@@ -155,17 +162,17 @@ class WorkerProcess:
         return len(self._running) < self._options.lanes
 
     def _start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*PROGRAM, self._options.model_dump_json()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                encoding="utf-8",
-                start_new_session=True,  # a Ctrl-C is for the coordinator; and the whole group can be ended
-                env={**os.environ, **self._environment},
-            )
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        self._process = subprocess.Popen(
+            [*PROGRAM, self._options.model_dump_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # a Ctrl-C is for the coordinator; and the whole group can be ended
+            env={**os.environ, **self._environment},
+        )
         self._heard = queue.Queue()
         self._ready_by = time.monotonic() + _START_TIMEOUT_S
         threading.Thread(target=_read, args=(self._process, self._heard), daemon=True).start()
@@ -232,10 +239,13 @@ class WorkerProcess:
         raise UnavailableError(f"no working process can be started: {how}", remedy="see neuroreg doctor")
 
     def _last_words(self) -> str:
-        with suppress(OSError):
-            lines = self._log.read_text("utf-8", "replace").strip().splitlines()
-            return f" ({lines[-1][:200]})" if lines else ""
-        return ""
+        """The last line that the process has printed, in brackets."""
+        if self._log is None or self._log.closed:
+            return ""
+        size = os.fstat(self._log.fileno()).st_size
+        lines = os.pread(self._log.fileno(), 4096, max(0, size - 4096)).decode("utf-8", "replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return f" ({said[-1][:200]})" if said else ""
 
     def _blame(self, how: str, *, kind: str = "killed") -> Iterator[Happening]:
         self.stop()

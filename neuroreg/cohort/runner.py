@@ -17,7 +17,7 @@ from typing import Literal
 from neuroreg import __version__
 from neuroreg.cohort import preflight
 from neuroreg.cohort.board import Board, Snapshot, Standing
-from neuroreg.cohort.case import FAILED, Cohort, State, absolute
+from neuroreg.cohort.case import Cohort, absolute
 from neuroreg.cohort.config import BatchConfig
 from neuroreg.cohort.engine import CaseEngine, open_engine
 from neuroreg.cohort.hold import held
@@ -36,6 +36,7 @@ from neuroreg.cohort.messages import (
     WorkerOptions,
 )
 from neuroreg.cohort.plan import Plan, make_plan, part_of
+from neuroreg.cohort.states import FAILED, State
 from neuroreg.cohort.status import left_running
 from neuroreg.cohort.summary import write_summary
 from neuroreg.errors import InternalError, NeuroregError, QualityError, WriteError
@@ -71,10 +72,12 @@ def run_batch(
     watch: Watch = lambda snapshot: None,
     reporter: str | None = None,
     argv: Sequence[str] | None = None,
+    engine: CaseEngine | None = None,
 ) -> Outcome:
     """Register every case of the cohort (or of the shard); a case that fails never stops the others.
 
-    ``reporter`` is "module:function" of what writes the pages. Raises UsageError, DataError, CannotCreateError,
+    ``reporter`` is "module:function" of what writes the pages; ``engine`` one that was made beforehand, which is then
+    stopped. Raises UsageError, DataError, CannotCreateError,
     BusyError before anything runs; WriteError when the disk is full: then ``resume`` goes on.
     """
     layout = layout or FolderLayout(config.output)
@@ -89,7 +92,7 @@ def run_batch(
         options = WorkerOptions(reporter=reporter, argv=tuple(sys.argv if argv is None else argv))
         journal = Journal(config.output / f"journal{config.name}.jsonl")
         try:
-            return _Run(plan, config, layout, work, journal, watch, options).run()
+            return _Run(plan, config, layout, work, journal, watch, options).run(engine)
         finally:
             journal.close()
 
@@ -118,12 +121,12 @@ class _Run:
         self._stopping = ""
         self._started = utc_now()
 
-    def run(self) -> Outcome:
+    def run(self, engine: CaseEngine | None = None) -> Outcome:
         """Everything from the first event of the journal to the last."""
         self._take_over_done()
         try:
             if self._plan.todo:
-                self._work_through()
+                self._work_through(engine)
             else:
                 self._begin(None)
         except BaseException as error:
@@ -175,8 +178,8 @@ class _Run:
                 skipped=True,
             )
 
-    def _work_through(self) -> None:
-        engine = open_engine(self._config, self._options, self._work / "worker.log")
+    def _work_through(self, engine: CaseEngine | None) -> None:
+        engine = engine or open_engine(self._config, self._options, self._work)
         try:
             preflight.check_memory(engine.slots_here)
             self._begin(engine)

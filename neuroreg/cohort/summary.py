@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 from neuroreg import __version__
 from neuroreg.cohort.board import Standing
-from neuroreg.cohort.case import DONE, Case, State
+from neuroreg.cohort.case import Case
 from neuroreg.cohort.config import BatchConfig
 from neuroreg.cohort.repeat import repeating_row
+from neuroreg.cohort.states import DONE, State
 from neuroreg.io.files import atomic_write
 from neuroreg.io.tables import Cell, write_csv
 from neuroreg.pipeline.record import utc_now
