@@ -18,6 +18,7 @@ from neuroreg.pipeline.case import Case, Reporter
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import Engine, load_engine
 from neuroreg.pipeline.register import register
+from neuroreg.preprocess import recall
 from neuroreg.registry import Entry
 
 _STATES: dict[int, State] = {
@@ -25,6 +26,7 @@ _STATES: dict[int, State] = {
     **dict.fromkeys((69, 73, 74), "failed-io"),
 }
 _KEEP_ENGINES = 4
+_KEEP_SIDES = 3  # of the fixed image: a grid for the affine, one for the method, one for the refinement
 _TIDY_EVERY = 10  # cases: what is given back must be cleared again by the system
 _DRAWING = threading.Lock()
 
@@ -38,6 +40,7 @@ class Lane:
         self._reporter = None if options.reporter is None else _one_page_at_a_time(options.reporter)
         self._engines: dict[str, Engine] = {}
         self._cases = 0
+        recall.keep(_KEEP_SIDES)
 
     def run(self, job: Job, progress: Callable[[str], None]) -> Done | Died:
         """Register one case into its work folder; whatever goes wrong with it is told, never raised."""

@@ -15,6 +15,7 @@ from neuroreg import field
 from neuroreg.errors import DataError, UsageError
 from neuroreg.parallel import workers
 from neuroreg.preprocess import brain, masks
+from neuroreg.preprocess.recall import recalled
 from neuroreg.transforms import Affine, DisplacementField
 from neuroreg.volume import Geometry, Volume
 
@@ -80,8 +81,10 @@ def conform(
         raise UsageError(f"no grid has spacing {spacing_mm} mm, divisor {divisor} and margin {margin_mm} mm")
     rule = (spacing_mm, divisor, margin_mm)
     with workers(fixed.data.device) as team:
-        sides = ((fixed, fixed_mask), (moving, moving_mask))
-        one, two = team.map(lambda side: _conform_one(*side, rule), sides)
+        one, two = team.both(
+            lambda: recalled(fixed, fixed_mask, rule, lambda: _conform_one(fixed, fixed_mask, rule)),
+            lambda: _conform_one(moving, moving_mask, rule),
+        )
     # Skulls are taken away on both sides or on neither: a brain fits no head.
     bare = one.bare and two.bare
     fixed_image, fixed_counts, fixed_rest = one.leave_out(bare=bare)
