@@ -73,7 +73,7 @@ def test_without_dask_the_extra_is_named(
         monkeypatch.delitem(sys.modules, name, raising=False)
     config = BatchConfig(output=tmp_path, engine="dask", workers=1)
     with pytest.raises(UnavailableError, match=r"pip install 'neuroreg\[batch\]'"):
-        open_engine(config, WorkerOptions(), tmp_path / "log")
+        open_engine(config, WorkerOptions(), tmp_path)
 
 
 def test_cards_are_shared_out_in_turn() -> None:
@@ -472,7 +472,7 @@ def engine_of(config: BatchConfig) -> "DaskEngine":
     from neuroreg.cohort.dask_engine import DaskEngine
 
     config.output.mkdir()
-    return DaskEngine(config, WorkerOptions(), config.output / "log")
+    return DaskEngine(config, WorkerOptions(), config.output)
 
 
 def job(folder: Path, name: str, *, device: str = "cpu", **options: object) -> Job:

@@ -90,7 +90,7 @@ def test_68_a_batch_with_every_kind_of_bad_case_equals_one_without_them(folder: 
         "damaged": "damaged",
     }
     write_manifest(folder / "mixed.csv", {**bad, **GOOD})
-    done = batch(folder, "mixed.csv", "mixed", "--case-timeout", "20", "--memory-limit", "1500")
+    done = batch(folder, "mixed.csv", "mixed", "--case-timeout", "15", "--memory-limit", "1500")
     assert done.returncode == 8, done.stderr
     assert "Traceback" not in done.stderr
     found = states(folder / "mixed")
