@@ -183,6 +183,8 @@ class Pages(Files):
     failed: int = 0
     outliers: int = 0
     unfinished: int = 0
+    not_registered: int = 0
+    """cases that a batch has failed to register, or not come to"""
     unreadable: int = 0
 
 

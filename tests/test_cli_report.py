@@ -58,6 +58,7 @@ class Summary:
     outliers: int
     unfinished: int
     unreadable: int
+    not_registered: int
     path: Path
     table: Path
 
@@ -72,7 +73,7 @@ def test_reports_and_groups_are_made_by_those_who_make_them(
 
     def write_group(folder: Path, output: Path, *, overwrite: bool) -> Summary:
         calls.append((folder, output, overwrite))
-        return Summary(4, 2, 1, 1, 1, 3, 0, output, output.with_suffix(".csv"))
+        return Summary(4, 2, 1, 1, 1, 3, 0, 2, output, output.with_suffix(".csv"))
 
     for name, function in (("pipeline.remake", remake_report), ("report.group", write_group)):
         module = ModuleType(f"neuroreg.{name}")

@@ -151,3 +151,24 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
         find_cases(tmp_path / "absent")
     with pytest.raises(UsageError, match="not a folder"):
         find_cases(tmp_path / "file")
+
+
+def test_cases_that_a_batch_has_not_registered_are_named(tmp_path: Path) -> None:
+    run(tmp_path / "001")
+    told = [
+        {"id": "001", "state": "failed-io", "message": "an old summary: it is there by now"},
+        {"id": "002", "state": "failed-data", "message": "cut <off>\x1b[2J"},
+        {"id": "003", "state": "ok", "message": ""},
+        {"id": 4, "state": None},
+        "no case",
+    ]
+    (tmp_path / "summary.json").write_text(json.dumps({"cases": told}))
+    (tmp_path / "summary-1of2.json").write_text('{"cases": [{"id": "009", "state": "killed"}]}')
+    found = find_cases(tmp_path)
+    assert [name for name, _ in found.missing] == ["002", "4"]
+    assert dict(found.missing)["002"].startswith("failed-data: cut <off>")
+    assert "\x1b" not in dict(found.missing)["002"]
+    (tmp_path / "summary.json").write_text("{no json")
+    assert find_cases(tmp_path).missing == ()
+    (tmp_path / "summary.json").unlink()
+    assert [name for name, _ in find_cases(tmp_path).missing] == ["009"]

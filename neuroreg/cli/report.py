@@ -28,7 +28,7 @@ _OUTPUT = typer.Option(
     help="The page to write (default: viewer.html in DIR; group.html in the group's folder).",
 )
 
-_COUNTED = ("cases", "passed", "look", "failed", "outliers", "unfinished", "unreadable")
+_COUNTED = ("cases", "passed", "look", "failed", "outliers", "unfinished", "unreadable", "not_registered")
 
 
 def command(

@@ -48,6 +48,8 @@ class GroupSummary:
     """the page"""
     table: Path
     """the CSV"""
+    not_registered: int = 0
+    """cases that a batch has failed to register, or not come to"""
 
 
 def write_group(folder: Path, output: Path, *, overwrite: bool = False) -> GroupSummary:
@@ -81,6 +83,7 @@ def write_group(folder: Path, output: Path, *, overwrite: bool = False) -> Group
         unreadable=len(cohort.unreadable),
         path=output,
         table=beside,
+        not_registered=len(cohort.missing),
     )
 
 
@@ -104,6 +107,7 @@ def _render(cohort: Cohort, group: Group, *, title: str, page: Path) -> str:
             outliers=_outliers(group),
             problems=problems(group.cases),
             differences=differences(group.cases),
+            missing=_listed(list(cohort.missing)),
             unfinished=_listed([(name, "") for name in cohort.unfinished]),
             unreadable=_listed(list(cohort.unreadable)),
             table_name=plain(page.with_suffix(".csv").name),

@@ -4,7 +4,8 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -66,6 +67,8 @@ class Cohort:
     """folders that hold outputs or the lock of a run, but no record"""
     unreadable: tuple[tuple[str, str], ...]
     """(folder, why)"""
+    missing: tuple[tuple[str, str], ...] = ()
+    """(id, why) of the cases that a batch has not registered, as its summary tells it"""
 
 
 def find_cases(folder: Path) -> Cohort:
@@ -90,12 +93,29 @@ def find_cases(folder: Path) -> Cohort:
                 unreadable.append((identity, error.what))
         elif names & _LEFT_BEHIND:
             unfinished.append(identity)
-    if not (cases or unfinished or unreadable):
+    missing = _missing(folder, {case.id.rpartition("/")[2] for case in cases})
+    if not (cases or unfinished or unreadable or missing):
         raise NoInputError(
             "no registration below the folder", file=folder, remedy="name the folder that holds the cases"
         )
     cases.sort(key=lambda case: case.id)
-    return Cohort(tuple(cases), tuple(sorted(unfinished)), tuple(sorted(unreadable)))
+    return Cohort(tuple(cases), tuple(sorted(unfinished)), tuple(sorted(unreadable)), missing)
+
+
+def _missing(folder: Path, there: Set[str]) -> tuple[tuple[str, str], ...]:
+    """What the summaries of a batch in ``folder`` (of the whole, else of its shards) say of cases that are not there.
+
+    A summary that cannot be understood says nothing: the page is about what is there.
+    """
+    found = {}
+    for path in sorted(folder.glob("summary.json")) or sorted(folder.glob("summary-*of*.json")):
+        with suppress(OSError, ValueError, RecursionError):
+            told = _mapping(json.loads(path.read_text("utf-8"))).get("cases")
+            for case in map(_mapping, told if isinstance(told, list) else ()):
+                name, state = _text(case.get("id") or ""), _text(case.get("state"))
+                if name and name not in there and not state.startswith("ok"):
+                    found[name] = f"{state}: {_text(case.get('message'))}"
+    return tuple(sorted(found.items()))
 
 
 def _identity(place: Path, folder: Path) -> str:
