@@ -325,3 +325,41 @@ def test_whole_heads_are_registered_with_the_brain_that_is_found(example: Exampl
     assert float(row["overlap"]) > 0.9
     assert float(row["covered"]) > 0.95
     assert float(row["dice_found"]) > float(row["dice_true"]) - 0.05
+
+
+RATES = {
+    "pairs": 40, "method": "toy", "outputs": "image", "cores": 2, "resume_s": 8.0, "journal_s": 0.5,
+    "journal_share": 0.005, "journal_bytes": 700.0, "case_mb": 5.0, "stages_s": {"toy": 1.0, "total": 4.0},
+    "ways": {
+        "loop": {"wall_s": 200.0, "cpu_s": 300.0},
+        "`neuroreg batch`": {"wall_s": 50.0, "cpu_s": 80.0},
+    },
+}  # fmt: skip
+
+
+def test_the_page_of_throughput_does_its_sums() -> None:
+    page = runpy.run_path(str(ROOT / "examples" / "throughput.py"))["page"]
+    resident = [{"from": 0, "to": 50, "mb": 900.0}, {"from": 50, "to": 100, "mb": 905.0}]
+    text = page({"command": "c", "throughput": RATES, "flat": {"cases": 100, "resident": resident}})
+    assert "| `neuroreg batch` | 50 | 80 | 2880 | 4.00 x |" in text  # 40 cases in 50 s
+    assert "| 50 to 100 | 905 |" in text
+    assert "3.5 h, 50 GB of outputs" in text  # 10,000 x 50 s / 40; 10,000 x 5 MB
+    assert "5.6 core hours, so 10 s" in text  # 2 CPU s a case, on 2,048 cores
+    assert "1.5 CPU" in text  # three quarters of 2 s
+    assert "33 min at the rate above" in text  # 8 s / 40 x 10,000
+
+
+@pytest.mark.slow
+def test_throughput_is_measured_on_a_toy(tmp_path: Path, example: Example) -> None:
+    images, labels = phantoms.save_pair(tmp_path), phantoms.save_labels(tmp_path)
+    for kind, files in (("t1", images), ("seg", labels)):
+        (tmp_path / kind).mkdir()
+        for name, file in zip("ab", files, strict=True):
+            shutil.copy(file, tmp_path / kind / f"{name}.nii.gz")
+    (tmp_path / "splits.csv").write_text("id,split\na,test\nb,test\n")
+    options = ("--pairs", "2", "--method", "affine", "--outputs", "affine", "--flat", "4")
+    said = example("throughput.py", tmp_path, str(tmp_path), "out", *options, "--page", "page.md")
+    assert "| `neuroreg batch --engine dask --workers 2` |" in said
+    found = json.loads((tmp_path / "out" / "throughput.json").read_text())
+    assert found["flat"]["exit_code"] == 0
+    assert (tmp_path / "page.md").read_text().startswith("# Throughput")
