@@ -101,7 +101,6 @@ def throughput(given: argparse.Namespace, scans: list[Path], fixed: Path) -> dic
     dask = batch(scans, work / "dask", given, "--engine", "dask", "--workers", "2")
     second = loop(scans[half:], fixed, work / "loop2", given)
     resume = batch(scans, work / "serial", given, "--resume")
-    summary = json.loads((work / "serial" / "summary.json").read_text())
     records = [json.loads(path.read_text()) for path in (work / "serial").glob("*/run.json")]
     sizes = [sum(one["bytes"] for one in record["outputs"].values()) for record in records]
     stages = {name: median(r["seconds"].get(name, 0.0) for r in records) for name in records[0]["seconds"]}
@@ -116,8 +115,6 @@ def throughput(given: argparse.Namespace, scans: list[Path], fixed: Path) -> dic
             "`neuroreg batch --engine dask --workers 2`": dask,
         },
         "resume_s": resume["wall_s"],
-        "journal_s": json.loads((work / "serial" / "summary.json").read_text())["journal_seconds"],
-        "journal_share": summary["journal_seconds"] / serial["wall_s"],
         "journal_bytes": (work / "serial" / "journal.jsonl").stat().st_size / len(scans),
         "case_mb": median(sizes) / 1e6,
         "stages_s": stages,
@@ -151,7 +148,13 @@ def flat(given: argparse.Namespace, scans: list[Path]) -> dict[str, object]:
         for low, high in itertools.pairwise(edges)
         if (found := [mb for done, mb in samples if low <= done < high and mb > 0])
     ]
-    return {"cases": given.flat, "exit_code": process.returncode, "resident": parts}
+    return {"cases": given.flat, "exit_code": process.returncode, "resident": parts, **spent(out)}
+
+
+def spent(out: Path) -> dict[str, float]:
+    """What a batch says of its own time."""
+    summary = json.loads((out / "summary.json").read_text())
+    return {"wall_s": summary["seconds"], "journal_s": summary["journal_seconds"]}
 
 
 def page(found: dict[str, dict]) -> str:
@@ -171,8 +174,6 @@ def page(found: dict[str, dict]) -> str:
         cores=rates["cores"],
         rows="\n".join(rows),
         resume=rates["resume_s"],
-        journal=rates["journal_s"],
-        share=100 * rates["journal_share"],
         line=rates["journal_bytes"],
         size=rates["case_mb"],
         memory=memory(found.get("flat")),
@@ -185,8 +186,12 @@ def memory(found: dict | None) -> str:
     if found is None:
         return ""
     rows = [f"| {one['from']} to {one['to']} | {one['mb']:.0f} |" for one in found["resident"]]
-    head = f"Resident memory of all processes of one batch of {found['cases']} cases, median in each tenth:"
-    return "\n".join([head, "", "| cases | MB |", "|---|---|", *rows, ""])
+    share = 100 * found["journal_s"] / found["wall_s"]
+    head = [
+        f"One batch of {found['cases']} cases: the journal took {found['journal_s']:.2f} s of {found['wall_s']:.0f} s "
+        f"({share:.2f} %). Resident memory of all its processes, median in each tenth:"
+    ]
+    return "\n".join([*head, "", "| cases | MB |", "|---|---|", *rows, ""])
 
 
 SCANS, NODES, CORES_OF_A_NODE, CORES_BESIDE_A_GPU = 10_000, 64, 32, 16
@@ -225,8 +230,7 @@ no GPU. Seconds are good for their ratios.
 {rows}
 
 `--resume` over the {pairs} finished cases, every input and output read and hashed: {resume:.1f} s, imports
-included. The journal took {journal:.2f} s ({share:.2f} %) and {line:.0f} bytes a case; the outputs {size:.1f} MB a
-case.
+included. The journal takes {line:.0f} bytes a case, the outputs {size:.1f} MB.
 
 {memory}
 ## 10,000 such scans, on paper

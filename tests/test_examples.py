@@ -328,8 +328,8 @@ def test_whole_heads_are_registered_with_the_brain_that_is_found(example: Exampl
 
 
 RATES = {
-    "pairs": 40, "method": "toy", "outputs": "image", "cores": 2, "resume_s": 8.0, "journal_s": 0.5,
-    "journal_share": 0.005, "journal_bytes": 700.0, "case_mb": 5.0, "stages_s": {"toy": 1.0, "total": 4.0},
+    "pairs": 40, "method": "toy", "outputs": "image", "cores": 2, "resume_s": 8.0,
+    "journal_bytes": 700.0, "case_mb": 5.0, "stages_s": {"toy": 1.0, "total": 4.0},
     "ways": {
         "loop": {"wall_s": 200.0, "cpu_s": 300.0},
         "`neuroreg batch`": {"wall_s": 50.0, "cpu_s": 80.0},
@@ -340,9 +340,11 @@ RATES = {
 def test_the_page_of_throughput_does_its_sums() -> None:
     page = runpy.run_path(str(ROOT / "examples" / "throughput.py"))["page"]
     resident = [{"from": 0, "to": 50, "mb": 900.0}, {"from": 50, "to": 100, "mb": 905.0}]
-    text = page({"command": "c", "throughput": RATES, "flat": {"cases": 100, "resident": resident}})
+    flat = {"cases": 100, "resident": resident, "wall_s": 200.0, "journal_s": 0.5}
+    text = page({"command": "c", "throughput": RATES, "flat": flat})
     assert "| `neuroreg batch` | 50 | 80 | 2880 | 4.00 x |" in text  # 40 cases in 50 s
     assert "| 50 to 100 | 905 |" in text
+    assert "0.50 s of 200 s (0.25 %)" in text
     assert "3.5 h, 50 GB of outputs" in text  # 10,000 x 50 s / 40; 10,000 x 5 MB
     assert "5.6 core hours, so 10 s" in text  # 2 CPU s a case, on 2,048 cores
     assert "1.5 CPU" in text  # three quarters of 2 s
