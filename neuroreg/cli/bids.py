@@ -113,6 +113,10 @@ def command(
         to=to,
         space=space,
     )
+    if (
+        output.parent.name == "derivatives" and not given["dry_run"]
+    ):  # where BIDS wants it, and often the first one
+        output.parent.mkdir(exist_ok=True)
     execute(cohort, config, given, command="bids", layout=layout)
 
 
