@@ -4,6 +4,9 @@ import errno
 from pathlib import Path
 from typing import ClassVar
 
+SOME_FAILED = 8
+"""Exit code of a batch, or of a table of pairs, of which some cases failed; the rest is done."""
+
 
 class NeuroregError(Exception):
     """Something a user or caller can cure. Reads as ``what; which file; what to do``.

@@ -161,13 +161,18 @@ def test_the_affine_is_led_astray_by_neither_turns_nor_axis_orders(tmp_path: Pat
     assert rows[0]["dice"] > 0.85
 
 
-def test_affines_of_a_folder_are_measured_once_each_and_summed_up(tmp_path: Path, example: Example) -> None:
-    images, labels = phantoms.save_pair(tmp_path), phantoms.save_labels(tmp_path)
+def save_dataset(folder: Path) -> None:
+    """Two labelled heads as the data folders have them."""
+    images, labels = phantoms.save_pair(folder), phantoms.save_labels(folder)
     for kind, files in (("t1", images), ("seg", labels)):
-        (tmp_path / kind).mkdir()
+        (folder / kind).mkdir()
         for name, file in zip("ab", files, strict=True):
-            shutil.copy(file, tmp_path / kind / f"{name}.nii.gz")
-    (tmp_path / "splits.csv").write_text("id,split\na,test\nb,test\n")
+            shutil.copy(file, folder / kind / f"{name}.nii.gz")
+    (folder / "splits.csv").write_text("id,split\na,test\nb,test\n")
+
+
+def test_affines_of_a_folder_are_measured_once_each_and_summed_up(tmp_path: Path, example: Example) -> None:
+    save_dataset(tmp_path)
     asked = (
         "affine_heads.py",
         tmp_path,
@@ -353,12 +358,7 @@ def test_the_page_of_throughput_does_its_sums() -> None:
 
 @pytest.mark.slow
 def test_throughput_is_measured_on_a_toy(tmp_path: Path, example: Example) -> None:
-    images, labels = phantoms.save_pair(tmp_path), phantoms.save_labels(tmp_path)
-    for kind, files in (("t1", images), ("seg", labels)):
-        (tmp_path / kind).mkdir()
-        for name, file in zip("ab", files, strict=True):
-            shutil.copy(file, tmp_path / kind / f"{name}.nii.gz")
-    (tmp_path / "splits.csv").write_text("id,split\na,test\nb,test\n")
+    save_dataset(tmp_path)
     options = ("--pairs", "2", "--method", "affine", "--outputs", "affine", "--flat", "4")
     said = example("throughput.py", tmp_path, str(tmp_path), "out", *options, "--page", "page.md")
     assert "| `neuroreg batch --engine dask --workers 2` |" in said

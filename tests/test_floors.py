@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOOR = {
     **dict.fromkeys(("errors", "registry"), 0),
     **dict.fromkeys(
-        ("device", "validation", "parallel", "box", "volume", "field", "inverse", "transforms"), 1
+        ("device", "validation", "parallel", "memory", "box", "volume", "field", "inverse", "transforms"), 1
     ),
     **dict.fromkeys(("io", "preprocess", "losses", "metrics", "nn", "checkpoints"), 2),
     "methods": 3,

@@ -1,7 +1,6 @@
 """Brains are found in whole heads: the template with a skull and a scalp around it, and IXI's."""
 
 import csv
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from neuroreg.io.images import read_image, read_labels
+from neuroreg.memory import Memory
 from neuroreg.pipeline import head_mask
 from neuroreg.pipeline.head_mask import NoBrainError, find_brain
 from neuroreg.pipeline.template import load_template
@@ -118,7 +118,7 @@ def test_an_image_of_many_pairs_is_searched_once_and_few_are_kept(monkeypatch: p
         return image.data > 0.5 * image.data.max()
 
     monkeypatch.setattr(head_mask, "_search", search)
-    monkeypatch.setattr(head_mask, "_MASKS", OrderedDict())
+    monkeypatch.setattr(head_mask, "_MASKS", Memory(4))
     images = [
         Volume(torch.rand(1, 5, 7, 3) + n, Geometry((3, 7, 5), (1.0, 1.0, 1.0), (0.0,) * 3)) for n in range(6)
     ]
@@ -130,7 +130,6 @@ def test_an_image_of_many_pairs_is_searched_once_and_few_are_kept(monkeypatch: p
     assert find_brain(moved).geometry == moved.geometry  # the same voxels elsewhere are another image
     assert len(searched) == 5
     find_brain(images[5])
-    assert len(head_mask._MASKS) == 4
     find_brain(images[0])  # used last before these two: kept
     assert len(searched) == 6
     find_brain(images[1])  # gone by now

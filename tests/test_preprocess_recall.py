@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from neuroreg.preprocess import conform as conforming
-from neuroreg.preprocess import recall
 from neuroreg.preprocess.conform import Conformed, conform
+from neuroreg.preprocess.recall import SIDES
 from neuroreg.volume import Volume
 
 
 @pytest.fixture(autouse=True)
 def kept() -> Iterator[None]:
-    recall.keep(2)
+    SIDES.keep(2)
     yield
-    recall.keep(0)
+    SIDES.keep(0)
 
 
 def pair(*, gain: float = 1.0, spacing_mm: float = 4.0) -> Conformed:
@@ -45,7 +45,7 @@ def test_a_side_comes_again_as_it_was_and_is_made_once(monkeypatch: pytest.Monke
     second = pair()
     assert torch.equal(second.fixed, expected)
     assert len(made) == 3, "the fixed side once, the moving one for each pair"
-    recall.keep(0)
+    SIDES.keep(0)
     assert same(pair(), second)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from neuroreg.cli import batch_options, batch_view, console
-from neuroreg.errors import QualityError, UsageError
+from neuroreg.errors import SOME_FAILED, QualityError, UsageError
 
 if TYPE_CHECKING:
     from neuroreg.cohort.case import Cohort
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from neuroreg.cohort.runner import Outcome
 
 REPORTER = "neuroreg.report.page:write_report"
-FAILED_EXIT = 8
 
 _COHORT = typer.Argument(
     metavar="COHORT", help="A manifest (CSV, TSV), or a folder of images.", show_default=False
@@ -147,7 +146,7 @@ def _leave(
 ) -> None:
     console.note(batch_view.in_one_line(outcome.snapshot), quiet=quiet)
     failed = config.output / f"failed{config.name}.csv"
-    if outcome.exit_code == FAILED_EXIT:
+    if outcome.exit_code == SOME_FAILED:
         console.note(f"what failed, as a manifest: {failed}", quiet=quiet)
     if json:
         status = {0: "ok", QualityError.exit_code: "quality"}.get(outcome.exit_code, "failed")
@@ -170,13 +169,7 @@ def _leave(
 
 
 def _show_plan(
-    cohort: "Cohort",
-    config: "BatchConfig",
-    given: Mapping[str, Any],
-    *,
-    command: str,
-    engine: "CaseEngine | None" = None,
-    **more: Any,
+    cohort: "Cohort", config: "BatchConfig", given: Mapping[str, Any], *, command: str, **more: Any
 ) -> None:
     from neuroreg.cohort.plan import dry_run
 

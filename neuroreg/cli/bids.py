@@ -8,8 +8,8 @@ import typer
 from typer.core import TyperCommand
 
 from neuroreg.cli import batch_options, console
-from neuroreg.cli.batch import FAILED_EXIT, execute
-from neuroreg.errors import UsageError
+from neuroreg.cli.batch import execute
+from neuroreg.errors import SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
     from neuroreg.cohort.bids_group import Checked
@@ -146,7 +146,7 @@ def _group(dataset: Path, output: Path, *, json: bool, quiet: bool) -> None:
         console.emit(
             {
                 "status": "failed" if checked.bad else "ok",
-                "code": FAILED_EXIT if checked.bad else 0,
+                "code": SOME_FAILED if checked.bad else 0,
                 "folder": str(output),
                 "counts": checked.counts,
                 "faults": list(checked.faults),
@@ -158,7 +158,7 @@ def _group(dataset: Path, output: Path, *, json: bool, quiet: bool) -> None:
     else:
         console.show(str(page))
     if checked.bad:
-        raise typer.Exit(FAILED_EXIT)
+        raise typer.Exit(SOME_FAILED)
 
 
 def _in_one_line(checked: "Checked") -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from neuroreg.cli import console, options
-from neuroreg.errors import DataError, UsageError
+from neuroreg.errors import SOME_FAILED, DataError, UsageError
 
 if TYPE_CHECKING:
     from neuroreg.pipeline.evaluate_compare import Comparison, Level
@@ -203,7 +203,7 @@ def _table(given: Mapping[str, Any]) -> None:
             console.show(str(config.output / name))
     if outcome.failed:
         console.note(f"{len(outcome.failed)} of {len(outcome.cases)} pairs failed", quiet=given["quiet"])
-        raise typer.Exit(8)
+        raise typer.Exit(SOME_FAILED)
 
 
 def _pictures(given: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

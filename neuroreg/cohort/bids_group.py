@@ -19,12 +19,10 @@ from neuroreg.cohort.runner import state_of
 from neuroreg.cohort.states import DONE, State
 from neuroreg.cohort.status import fold
 from neuroreg.cohort.summary import Summary, case_summary, put_summary
-from neuroreg.errors import DataError, NeuroregError, NoInputError
+from neuroreg.errors import SOME_FAILED, DataError, NeuroregError, NoInputError
 from neuroreg.io.files import sha256
 from neuroreg.pipeline.finished import read_index
 from neuroreg.pipeline.record import RECORD_NAME, RunRecord, read_record, utc_now
-
-_FAILED_EXIT = 8
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def check_derivatives(output: Path) -> Checked:
         summary = Summary(
             started=started,
             finished=utc_now(),
-            exit_code=_FAILED_EXIT if bad else 0,
+            exit_code=SOME_FAILED if bad else 0,
             seconds=round(time.monotonic() - clock, 3),
             journal_seconds=0.0,
             counts=board.counts(),

@@ -18,7 +18,7 @@ from neuroreg.pipeline.case import Case, Reporter
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import Engine, load_engine
 from neuroreg.pipeline.register import register
-from neuroreg.preprocess import recall
+from neuroreg.preprocess.recall import SIDES
 from neuroreg.registry import Entry
 
 _STATES: dict[int, State] = {
@@ -40,7 +40,7 @@ class Lane:
         self._reporter = None if options.reporter is None else _one_page_at_a_time(options.reporter)
         self._engines: dict[str, Engine] = {}
         self._cases = 0
-        recall.keep(_KEEP_SIDES)
+        SIDES.keep(_KEEP_SIDES)
 
     def run(self, job: Job, progress: Callable[[str], None]) -> Done | Died:
         """Register one case into its work folder; whatever goes wrong with it is told, never raised."""
@@ -68,7 +68,6 @@ class Lane:
             reasons=record.qc.reasons,
             key=identity_of(record).key,
             outputs={name: str(described["sha256"]) for name, described in record.outputs.items()},
-            figures=dict(record.qc.figures),
         )
 
     def _engine(self, config: RegisterConfig) -> Engine:

@@ -75,7 +75,6 @@ class Done(_Message):
     key: str
     outputs: dict[str, str]
     """file name -> sha256"""
-    figures: dict[str, float | None] = {}
 
 
 class Died(_Message):

@@ -34,8 +34,8 @@ class Plan:
 def dry_run(cohort: Cohort, config: BatchConfig, *, layout: Layout | None = None) -> dict[str, Any]:
     """``--dry-run``: every check of a real batch, and what it would do. Computes and writes nothing."""
     cases = part_of(cohort.cases, config.shard)
-    preflight.check_methods(cases)
-    plan = make_plan(cases, config, layout or FolderLayout(config.output))
+    weights = preflight.check_methods(cases)
+    plan = make_plan(cases, config, layout or FolderLayout(config.output), weights)
     size = len(plan.todo) * preflight.bytes_of_a_case(plan.todo)
     return {
         "cases": len(cases),
@@ -51,8 +51,13 @@ def part_of(cases: Sequence[Case], shard: tuple[int, int] | None) -> Sequence[Ca
     return cases if shard is None else cases[shard[0] - 1 :: shard[1]]
 
 
-def make_plan(cases: Sequence[Case], config: BatchConfig, layout: Layout) -> Plan:
-    """Which cases are done already, and which must be made (again). Raises CannotCreateError for outputs in the way."""
+def make_plan(
+    cases: Sequence[Case], config: BatchConfig, layout: Layout, weights: Mapping[str, preflight.Weights]
+) -> Plan:
+    """Which cases are done already, and which must be made (again); ``weights`` come from ``check_methods``.
+
+    Raises CannotCreateError for outputs in the way.
+    """
     present = [case for case in cases if layout.mark(case).exists()]
     if present and not (config.resume or config.overwrite):
         raise CannotCreateError(
@@ -63,7 +68,6 @@ def make_plan(cases: Sequence[Case], config: BatchConfig, layout: Layout) -> Pla
     if not config.resume:
         again = dict.fromkeys((case.id for case in present), "--overwrite")
         return _checked(Plan(cases, {}, again), layout)
-    weights = preflight.check_methods(present)
     with ThreadPoolExecutor(max_workers=8) as pool:  # reading and hashing, which leave the interpreter alone
         answers = pool.map(
             lambda case: why_again(case, layout, weights[preflight.method_settings(case.config)]), present

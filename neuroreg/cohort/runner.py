@@ -39,7 +39,7 @@ from neuroreg.cohort.plan import Plan, make_plan, part_of
 from neuroreg.cohort.states import FAILED, State
 from neuroreg.cohort.status import left_running
 from neuroreg.cohort.summary import write_summary
-from neuroreg.errors import InternalError, NeuroregError, QualityError, WriteError
+from neuroreg.errors import SOME_FAILED, InternalError, NeuroregError, QualityError, WriteError
 from neuroreg.io.files import prepare_folder
 from neuroreg.pipeline.record import scrubbed_argv, utc_now
 
@@ -77,17 +77,17 @@ def run_batch(
     """Register every case of the cohort (or of the shard); a case that fails never stops the others.
 
     ``reporter`` is "module:function" of what writes the pages; ``engine`` one that was made beforehand, which is then
-    stopped. Raises UsageError, DataError, CannotCreateError,
-    BusyError before anything runs; WriteError when the disk is full: then ``resume`` goes on.
+    stopped. Raises UsageError, DataError, CannotCreateError, BusyError before anything runs; WriteError when the disk
+    is full: then ``resume`` goes on.
     """
     layout = layout or FolderLayout(config.output)
     cases = part_of(cohort.cases, config.shard)
-    preflight.check_methods(cases)
+    weights = preflight.check_methods(cases)
     prepare_folder(config.output)
     with held(config.output, config.name) as work:
         if cohort.prepare is not None:
             cohort.prepare()
-        plan = make_plan(cases, config, layout)
+        plan = make_plan(cases, config, layout, weights)
         preflight.check_disk(config.output, len(plan.todo), preflight.bytes_of_a_case(plan.todo))
         options = WorkerOptions(reporter=reporter, argv=tuple(sys.argv if argv is None else argv))
         journal = Journal(config.output / f"journal{config.name}.jsonl")
@@ -114,9 +114,8 @@ class _Run:
         self._work, self._journal, self._watch, self._options = work, journal, watch, options
         self._cases = {case.id: case for case in plan.cases}
         self._board = Board.of(self._cases)
-        self._tries = dict.fromkeys(
-            self._cases, 0
-        )  # counted when a case is handed over: a worker may never begin it
+        self._tries = dict.fromkeys(self._cases, 0)
+        """counted when a case is handed over: a worker may never begin it"""
         self._later: list[str] = []  # to be tried again when the others have had their turn
         self._stopping = ""
         self._started = utc_now()
@@ -333,7 +332,7 @@ class _Run:
                 return InternalError.exit_code
         standings = self._board.standings.values()
         if any(standing.state in FAILED or standing.state == "cancelled" for standing in standings):
-            return 8
+            return SOME_FAILED
         strict = self._config.strict_qc and any(standing.state != "ok" for standing in standings)
         return QualityError.exit_code if strict else 0
 

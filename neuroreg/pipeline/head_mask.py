@@ -4,15 +4,13 @@ The affine part of method ``jointaffine`` finds brains in their heads. The mask 
 what is cut off is lost to a registration, and a rim of skull is not.
 """
 
-import hashlib
-from collections import OrderedDict
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from neuroreg import checkpoints
 from neuroreg.errors import DataError
+from neuroreg.memory import Memory
 from neuroreg.metrics.image import correlation
 from neuroreg.pipeline.config import BRAIN_FINDER
 from neuroreg.pipeline.engine import head_referee
@@ -32,8 +30,7 @@ front 0.47, of noise in the shape of the head 0.15. Upside down it is below 0.45
 
 _SPACING_MM = 2.0  # as for every affine
 _GROWN_VOXELS = 1  # of the template, 2 mm: without, the Dice of a registration is 0.02 lower
-_MOST_REMEMBERED = 4  # one bit a voxel: 2 MB of a head of 256 cubed
-_MASKS: OrderedDict[bytes, NDArray[np.uint8]] = OrderedDict()
+_MASKS: Memory[NDArray[np.uint8]] = Memory(4)  # one bit a voxel: 2 MB of a head of 256 cubed
 
 
 class NoBrainError(DataError):
@@ -46,23 +43,11 @@ def find_brain(head: Volume) -> Volume:
     Remembered by content, so that an image of many pairs is searched once. Raises NoBrainError where the template
     does not fit, UnavailableError or DataError without a good template or weights of ``jointaffine``.
     """
-    key = _key(head)
-    packed = _MASKS.pop(key, None)
-    if packed is None:
-        packed = np.packbits(_search(head).numpy())
-    _MASKS[key] = packed  # the last: those used longest ago go first
-    while len(_MASKS) > _MOST_REMEMBERED:
-        _MASKS.popitem(last=False)
+    used = checkpoints.find(DEFAULT).sha256, checkpoints.default_for(BRAIN_FINDER).sha256
+    parts = (head.geometry, head.data, used)
+    packed = _MASKS.recall(parts, lambda: np.packbits(_search(head).numpy()))
     bits = np.unpackbits(packed, count=head.data.numel())
     return Volume(torch.from_numpy(bits).reshape(head.data.shape), head.geometry, is_label=True)
-
-
-def _key(head: Volume) -> bytes:
-    """What the mask depends on: voxels, grid, template and network."""
-    used = checkpoints.find(DEFAULT).sha256, checkpoints.default_for(BRAIN_FINDER).sha256
-    digest = hashlib.blake2b(repr((head.geometry, head.data.shape, head.data.dtype, used)).encode())
-    digest.update(head.data.contiguous().numpy().data)
-    return digest.digest()
 
 
 @torch.inference_mode()

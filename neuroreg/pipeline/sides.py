@@ -4,7 +4,6 @@ The asymmetry of the brain (``nn/sides.py``) is compared with that of the traini
 ridge regression without a constant: about 1 for brains as they are and -1 for mirrored ones.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from neuroreg import checkpoints
 from neuroreg.errors import DataError
+from neuroreg.memory import Memory
 from neuroreg.metrics.image import correlation
 from neuroreg.nn.sides import asymmetry, place
 from neuroreg.pipeline.engine import Aligner
@@ -20,8 +20,7 @@ from neuroreg.pipeline.engine import Aligner
 DEFAULT = "sides-ixi2mm"
 _LEAST_ASYMMETRIC = 3.0  # length of the map; brains have 11 to 13, the mean brain 6, a symmetric one 0
 _LEAST_ALIKE = 0.72  # NCC with the template; below, the affine has not found the brain
-_MOST_REMEMBERED = 10_000
-_SCORES: dict[bytes, float | None] = {}
+_SCORES: Memory[float | None] = Memory(10_000)
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,5 @@ def remembered_score(
 
     ``aligner`` makes the aligner when it is needed. Remembered by content, so that a changed image is judged anew.
     """
-    parts = (image, sides.template, sides.weights)
-    digest = hashlib.blake2b(repr((whole_head, [tuple(part.shape) for part in parts])).encode())
-    for part in parts:
-        digest.update(part.cpu().contiguous().numpy().tobytes())
-    key = digest.digest()
-    if key not in _SCORES:
-        found = sides_score(image, sides, aligner(), whole_head=whole_head)
-        if len(_SCORES) >= _MOST_REMEMBERED:
-            _SCORES.clear()
-        _SCORES[key] = found
-    return _SCORES[key]
+    parts = (whole_head, image, sides.template, sides.weights)
+    return _SCORES.recall(parts, lambda: sides_score(image, sides, aligner(), whole_head=whole_head))
