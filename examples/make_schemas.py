@@ -20,6 +20,7 @@ from neuroreg.cli.console import JSON_SCHEMA
 from neuroreg.cohort import journal
 from neuroreg.cohort.states import State
 from neuroreg.cohort.summary import Summary
+from neuroreg.pipeline.evaluate_compare import Contrast
 from neuroreg.pipeline.record import RunRecord
 
 FOLDER = Path(__file__).resolve().parents[1] / "neuroreg" / "schemas"
@@ -242,29 +243,6 @@ class Evaluated(Described):
     seed: int
     methods: list[dict[str, object]]
     """method, pairs, tolerance_mm, figures, structures"""
-
-
-class Contrast(Described):
-    """One method against the reference in one figure, over the pairs where both have it."""
-
-    figure: str
-    level: str
-    roi: str
-    name: str
-    method: str
-    reference: str
-    cases: int
-    method_mean: float
-    reference_mean: float
-    mean_difference: float
-    """method - reference"""
-    median_difference: float
-    p_value: float
-    """two-sided Wilcoxon signed rank"""
-    p_holm: float
-    """corrected over all tests here"""
-    rank_biserial: float
-    cohen_dz: Figure
 
 
 class Tested(Described):
