@@ -19,9 +19,10 @@ PAGE = ROOT / "examples" / "CAMPAIGNS.md"
 
 HEAD = """# Campaigns
 
-What is too long for a test suite: thousands of kills, full disks, damaged files and made-up inputs. Every section is the
-record of one script of `tests/campaigns/`, written by the script itself; its last line is the command that repeats it.
-The same functions run with a few rounds in `pytest -m faults`. `python tests/campaigns/record.py` makes this page.
+What is too long for a test suite: kills, full disks, damaged files, made-up inputs, by the thousand. Every section
+is the record of one script of `tests/campaigns/`, written by the script itself; its last line is the command that
+repeats it. The same functions run with a few rounds in `pytest -m faults`. `python tests/campaigns/record.py` makes
+this page.
 """
 
 
@@ -44,10 +45,16 @@ def save(
         "command": command(sys.argv),
         "version": __version__,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    """What it ran on, as far as it matters for reading the seconds."""
+    python = f"Python {platform.python_version()}"
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {python}"
 
 
 def command(argv: list[str]) -> str:
