@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import time
@@ -150,10 +151,10 @@ def atomic_write(
     """
     final = check_output(path, overwrite=overwrite)
     remove_orphans(final.parent)
-    temporary = _temporary_beside(final)
+    temporary = temporary_beside(final)
     try:
         _write_and_verify(temporary, final, write, verify)
-        _put_in_place(temporary, final, overwrite=overwrite)
+        put_in_place(temporary, final, overwrite=overwrite)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -171,7 +172,7 @@ def _write_and_verify(
     except (CannotCreateError, WriteError, UsageError):
         raise
     except OSError as error:
-        raise _write_error(error, final) from error
+        raise write_error(error, final) from error
     except (NeuroregError, RuntimeError) as error:  # RuntimeError is what SimpleITK raises
         detail = error.what if isinstance(error, NeuroregError) else str(error).strip().splitlines()[-1]
         raise WriteError(
@@ -179,7 +180,8 @@ def _write_and_verify(
         ) from error
 
 
-def _put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
+def put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
+    """Give a finished file its final name. Raises CannotCreateError (73) or WriteError (74)."""
     try:
         if overwrite:
             temporary.replace(final)
@@ -191,7 +193,7 @@ def _put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
             "the output exists", file=final, remedy="use --overwrite to replace it"
         ) from error
     except OSError as error:
-        raise _write_error(error, final) from error
+        raise write_error(error, final) from error
 
 
 def _link_new(temporary: Path, final: Path) -> None:
@@ -207,14 +209,16 @@ def _link_new(temporary: Path, final: Path) -> None:
 
 
 def remove_orphans(folder: Path) -> int:
-    """Delete the temporary files that killed runs left in ``folder``; returns how many."""
+    """Delete the temporary files and folders that killed runs left in ``folder``; returns how many."""
     removed = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.match(entry.name)
             if match and _is_orphan(entry, match["host"], int(match["pid"])):
                 with suppress(OSError):
-                    os.unlink(entry.path)
+                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(
+                        entry.path
+                    )
                     removed += 1
     return removed
 
@@ -244,7 +248,8 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _temporary_beside(final: Path) -> Path:
+def temporary_beside(final: Path) -> Path:
+    """A hidden name beside ``final`` with its suffix, which ``remove_orphans`` knows when its process is dead."""
     suffix = final.name[len(final.name) - len(suffix_of(final)) :]
     stem = final.name[: len(final.name) - len(suffix)]
     mark = f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -296,7 +301,8 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _write_error(error: OSError, final: Path) -> NeuroregError:
+def write_error(error: OSError, final: Path) -> NeuroregError:
+    """The error of a write that the system refused: 73 where nothing can be made, else 74."""
     if error.errno in _CANNOT_CREATE:
         return CannotCreateError(f"cannot create: {_reason(error)}", file=final)
     return WriteError(f"writing failed: {_reason(error)}", file=final, remedy="check the free disk space")

@@ -262,7 +262,7 @@ def digest(path: Path) -> str:
     return read_image(path).sha256 if path.suffix in _TWO_FILES else files.sha256(path)
 
 
-def write_record(record: RunRecord, folder: Path, *, overwrite: bool) -> Path:
+def write_record(record: RunRecord, folder: Path, *, overwrite: bool = False) -> Path:
     """Write ``run.json`` atomically. Returns its path."""
     path = folder / RECORD_NAME
     text = json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
