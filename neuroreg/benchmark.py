@@ -222,7 +222,10 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
             process.terminate()
             raise
     if process.returncode != 0:
-        raise InternalError(f"the launcher of the benchmark ended with {process.returncode}")
+        raise InternalError(
+            f"the launcher of the benchmark ended with {process.returncode}",
+            remedy="run it again with --debug and report it",
+        )
 
 
 def _blank_row(contender: Contender, pair: LabelledPair, threads: int, ids: Sequence[int]) -> Row:

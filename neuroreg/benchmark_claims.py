@@ -146,13 +146,13 @@ class Finding:
 def load_claims(path: Path) -> Claims:
     """Read a YAML file of claims. Raises NoInputError, DataError naming what is wrong in it."""
     if not path.is_file():
-        raise NoInputError("no such file of claims", file=path)
+        raise NoInputError("no such file of claims", file=path, remedy="check the path")
     try:
         return Claims.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError("not a YAML file", file=path) from error
+        raise DataError("not a YAML file", file=path, remedy="correct the file of claims") from error
     except ValidationError as error:
-        raise DataError(sentence(error), file=path) from error
+        raise DataError(sentence(error), file=path, remedy="correct the file of claims") from error
 
 
 def judge(paper: Paper, table: Table) -> tuple[Finding, ...]:

@@ -75,7 +75,10 @@ def parse_contenders(names: str | None, lines: Sequence[str]) -> tuple[Contender
             "a list of methods holds names alone", remedy="give NAME='options' by --method, beside --methods"
         )
     if not all(listed):
-        raise UsageError(f"a name is missing in the list of methods {names!r}")
+        raise UsageError(
+            f"a name is missing in the list of methods {names!r}",
+            remedy="separate the names by single commas",
+        )
     found = tuple(dict.fromkeys(parse_contender(text) for text in (*listed, *lines)))
     if not found:
         raise UsageError("no method to measure", remedy="give some, such as --methods affine,neuroreg,greedy")
@@ -117,7 +120,7 @@ def _checked(name: str) -> str:
 
 def _ours(name: str) -> str:
     if name not in METHODS:
-        raise UsageError(unknown_name("method", name, {**EXTERNAL, **METHODS}))
+        raise UsageError(unknown_name("method", name, {**EXTERNAL, **METHODS}), remedy="see neuroreg methods")
     return name
 
 

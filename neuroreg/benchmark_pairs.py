@@ -44,7 +44,11 @@ def manifest_pairs(path: Path) -> tuple[LabelledPair, ...]:
             )
         found.append([check_input(path.parent / record[column]) for column in columns])
     if not found:
-        raise DataError("the table names no pairs", file=path)
+        raise DataError(
+            "the table names no pairs",
+            file=path,
+            remedy="give a row to each pair: fixed, moving, fixed_labels, moving_labels",
+        )
     ids = _scan_ids({image for row in found for image in row[:2]})
     return tuple(LabelledPair(ids[a], ids[b], a, b, of_a, of_b) for a, b, of_a, of_b in found)
 
@@ -78,7 +82,11 @@ def folder_pairs(folder: Path, split: str, *, tissues: bool = False) -> tuple[La
         r["id"]: r.get("person") or r["id"] for r in read_csv(folder / "splits.csv") if r["split"] == split
     }
     if len(people) < 2:
-        raise DataError(f"the split {split!r} has {len(people)} scans", file=folder / "splits.csv")
+        raise DataError(
+            f"the split {split!r} has {len(people)} scans",
+            file=folder / "splits.csv",
+            remedy="choose a split that has scans",
+        )
     scans = list(people)
     twice = len(set(people.values())) < len(people)
     pairs = []

@@ -109,7 +109,9 @@ def _read_manifest() -> _Manifest:
     dangling = sorted(set(found.defaults.values()) - set(names))
     if doubled or dangling:
         raise DataError(
-            f"the list of weights has doubled names {doubled} or unknown defaults {dangling}", file=path
+            f"the list of weights has doubled names {doubled} or unknown defaults {dangling}",
+            file=path,
+            remedy="install neuroreg again, or repair the list that NEUROREG_HOME names",
         )
     return found.model_copy(
         update={"models": tuple(r.model_copy(update={"folder": home}) for r in found.models)}
@@ -189,7 +191,11 @@ def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
             folder=path.resolve().parent,
         )
     except ValidationError as error:
-        raise DataError(f"the recipe of these weights: {_first_line(error)}", file=path) from error
+        raise DataError(
+            f"the recipe of these weights: {_first_line(error)}",
+            file=path,
+            remedy="put the recipe that made them beside them",
+        ) from error
 
 
 def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
@@ -199,7 +205,11 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
         try:
             return said["method"], json.loads(said["config"])
         except ValueError as error:
-            raise DataError(f"the metadata is damaged: {_first_line(error)}", file=path) from error
+            raise DataError(
+                f"the metadata is damaged: {_first_line(error)}",
+                file=path,
+                remedy="get the file again from its source",
+            ) from error
     recipe = path.with_suffix(".yaml")
     if not recipe.is_file():
         raise DataError(
@@ -210,7 +220,11 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
     try:
         read = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"the recipe cannot be read: {_first_line(error)}", file=recipe) from error
+        raise DataError(
+            f"the recipe cannot be read: {_first_line(error)}",
+            file=recipe,
+            remedy="put the recipe that made them beside them",
+        ) from error
     if not isinstance(read, dict) or not isinstance(read.get("method"), str):
         raise DataError("the recipe does not name a method", file=recipe, remedy="add a line 'method: NAME'")
     # As they are used, not as they were trained: a network trained at 2 mm may be meant to run at 1 mm.
@@ -236,7 +250,11 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as opened:
             return dict(opened.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise DataError(f"not a readable safetensors file: {_first_line(error)}", file=path) from error
+        raise DataError(
+            f"not a readable safetensors file: {_first_line(error)}",
+            file=path,
+            remedy="get the file again from its source",
+        ) from error
 
 
 def verify(record: WeightRecord) -> None:
@@ -271,14 +289,26 @@ def load_tensors(record: WeightRecord) -> "dict[str, Tensor]":
     data = _verified_bytes(record.path, record.sha256)
     said = read_metadata(record.path).get("method")
     if record.method is not None and said not in (None, record.method):
-        raise DataError(f"these weights belong to method {said!r}, not {record.method!r}", file=record.path)
+        raise DataError(
+            f"these weights belong to method {said!r}, not {record.method!r}",
+            file=record.path,
+            remedy="choose that method, or other weights",
+        )
     try:
         tensors = safetensors_torch.load(data)
     except SafetensorError as error:
-        raise DataError(f"not a readable safetensors file: {_first_line(error)}", file=record.path) from error
+        raise DataError(
+            f"not a readable safetensors file: {_first_line(error)}",
+            file=record.path,
+            remedy="get the file again from its source",
+        ) from error
     broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if broken:
-        raise DataError(f"weights that are not finite numbers in {_some(broken)}", file=record.path)
+        raise DataError(
+            f"weights that are not finite numbers in {_some(broken)}",
+            file=record.path,
+            remedy="train them again, or use other weights",
+        )
     return tensors
 
 

@@ -130,7 +130,7 @@ class _Registration(_Quoted):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise NoInputError("the run did not finish", file=path) from error
+            raise NoInputError("the run did not finish", file=path, remedy="run the node again") from error
         if record.get("schema_version") != 2:
             raise DataError("the record is of another version", file=path, remedy="use one neuroreg for both")
         written, quality = record["outputs"], record["qc"]

@@ -23,10 +23,15 @@ def settings(preset: str = "mid", iterations: int | None = None) -> tuple[GaussN
     """The engine's options and plan; ``iterations`` as in ``refine``. Raises UsageError."""
     if iterations is not None:
         if iterations < 0:
-            raise UsageError(f"the number of refinement iterations cannot be negative, got {iterations}")
+            raise UsageError(
+                f"the number of refinement iterations cannot be negative, got {iterations}",
+                remedy="give 0 or more",
+            )
         return GaussNewton.Config(), (0, 0, iterations, iterations)
     if preset not in ITERATIONS:
-        raise UsageError(unknown_name("refinement", preset, ITERATIONS))
+        raise UsageError(
+            unknown_name("refinement", preset, ITERATIONS), remedy="see neuroreg register --help"
+        )
     return _CONFIG.get(preset, GaussNewton.Config()), ITERATIONS[preset]
 
 

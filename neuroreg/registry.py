@@ -37,7 +37,10 @@ def find(table: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
     """The entry called ``name``; an unknown name is answered with the nearest ones. Raises UsageError."""
     if name in table:
         return table[name]
-    raise UsageError(unknown_name(kind, name, table))
+    raise UsageError(
+        unknown_name(kind, name, table),
+        remedy=f"see neuroreg {kind}s" if kind in ("method", "model") else "see neuroreg --help",
+    )
 
 
 def unknown_name(kind: str, name: str, known: Mapping[str, object]) -> str:

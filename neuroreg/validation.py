@@ -34,7 +34,9 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, object]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not (equals and key.strip()):
-            raise UsageError(f"option set: expected KEY=VALUE, got {pair!r}")
+            raise UsageError(
+                f"option set: expected KEY=VALUE, got {pair!r}", remedy="write it as --set KEY=VALUE"
+            )
         try:
             options[key.strip()] = json.loads(text)
         except ValueError:

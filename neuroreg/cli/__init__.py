@@ -213,5 +213,5 @@ def as_known(error: Exception) -> NeuroregError:
         name = getattr(getattr(error, "ctx", None), "command_path", "neuroreg")
         return UsageError(error.format_message(), remedy=f"see {name} --help")
     if isinstance(error, typer.Abort):
-        return UsageError("aborted")
+        return UsageError("aborted", remedy="run it again")
     return errors.as_known(error)

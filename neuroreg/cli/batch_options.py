@@ -135,7 +135,9 @@ def batch_config(given: Mapping[str, Any], output: Path) -> "BatchConfig":
     try:
         return BatchConfig(output=output, strict_qc=bool(given["strict_qc"]), **settings)
     except ValidationError as error:
-        raise UsageError(sentence(error)) from error
+        raise UsageError(
+            sentence(error), remedy="correct the setting; neuroreg batch --help lists them"
+        ) from error
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:

@@ -90,7 +90,9 @@ def _contenders(methods: str | None, method: Sequence[str], reference: str | Non
     found = parse_contenders(methods, method)
     names = {each.name: each for each in found}
     if reference is not None and reference not in names:
-        raise UsageError(unknown_name("method", reference, names))
+        raise UsageError(
+            unknown_name("method", reference, names), remedy="name one of the methods that are measured"
+        )
     return found
 
 
@@ -110,9 +112,13 @@ def _pairs(
     from neuroreg.benchmark_pairs import folder_pairs, manifest_pairs
 
     if manifest is not None and tissues:
-        raise UsageError("--tissues goes with --oasis: a manifest names no tissue maps")
+        raise UsageError(
+            "--tissues goes with --oasis: a manifest names no tissue maps", remedy="leave --tissues out"
+        )
     if manifest is not None and oasis is None:
         return manifest_pairs(manifest)
     if oasis is not None and manifest is None:
         return folder_pairs(oasis, split, tissues=tissues)
-    raise UsageError("give the pairs by a CSV of them or by --oasis, one of them")
+    raise UsageError(
+        "give the pairs by a CSV of them or by --oasis, one of them", remedy="name a table, or --oasis FOLDER"
+    )

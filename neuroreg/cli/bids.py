@@ -125,7 +125,7 @@ def _numbers(runs: Sequence[str]) -> list[int]:
     words = [run.removeprefix("run-") for run in runs]
     wrong = [word for word in words if not (word.isascii() and word.isdecimal())]
     if wrong:
-        raise UsageError(f"a run is a whole number, got {wrong[0]!r}")
+        raise UsageError(f"a run is a whole number, got {wrong[0]!r}", remedy="give numbers such as 1 or 2")
     return [int(word) for word in words]
 
 

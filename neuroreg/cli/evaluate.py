@@ -119,7 +119,9 @@ def _mode(given: Mapping[str, Any]) -> str:
     for name, modes in _MODES.items():
         if given[name] not in (None, False) and mode not in modes:
             option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} goes with {' and '.join(modes)}, not with {mode}")
+            raise UsageError(
+                f"{option} goes with {' and '.join(modes)}, not with {mode}", remedy=f"leave {option} out"
+            )
     return mode
 
 

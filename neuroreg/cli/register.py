@@ -81,7 +81,10 @@ def run(
         record = register(config, progress=progress, reporter=_write_report, command=name)
     show_outcome(record, config.folder, given)
     if config.strict_qc and not record.qc.passed:
-        raise QualityError("the result failed quality control: " + "; ".join(record.qc.reasons))
+        raise QualityError(
+            "the result failed quality control: " + "; ".join(record.qc.reasons),
+            remedy="look at report.html; the outputs are written",
+        )
 
 
 def _write_report(path: Path, case: "Case", *, overwrite: bool = False) -> None:

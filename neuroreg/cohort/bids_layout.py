@@ -37,7 +37,11 @@ class BidsLayout:
         self.folder = folder
         self._placed = {one.id: one for one in placed}
         if len(self._placed) < len(placed):
-            raise DataError("two images of the dataset would have the same outputs", file=folder)
+            raise DataError(
+                "two images of the dataset would have the same outputs",
+                file=folder,
+                remedy="rename one of them",
+            )
 
     def own(self, case: Case) -> Path:
         """``OUT/neuroreg/<id>``."""

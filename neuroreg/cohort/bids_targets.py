@@ -54,7 +54,10 @@ def find_bids(
     resolved = resolve_shared(settings, config_file, defaults={"find_brain": True})
     shared = shared_settings(resolved, one_fixed=to != FIRST_SESSION)
     if space is not None and LABEL.fullmatch(space) is None:
-        raise UsageError(f"a space is called by letters and digits alone, got {space!r}")
+        raise UsageError(
+            f"a space is called by letters and digits alone, got {space!r}",
+            remedy="give such a name to --space",
+        )
     raw = read_dataset(dataset)
     check_output(output, dataset)
     scans = select(raw, selection)
@@ -93,7 +96,9 @@ def _onto_image(raw: Dataset, scans: Sequence[Scan], output: Path, image: Path, 
         target, links = Target(space, image, f"bids:{space}:{name}"), {space: place}
     placed = [Placed(scan, target) for scan in scans if scan.path.resolve() != own]
     if not placed:
-        raise NoInputError("there is no other T1w image than the one to align to", file=image)
+        raise NoInputError(
+            "there is no other T1w image than the one to align to", file=image, remedy="choose another --to"
+        )
     return _Found(placed, links=links)
 
 

@@ -43,7 +43,9 @@ def own_cluster(workers: int, folder: Path, *, gpu: bool) -> Iterator[LocalClust
         try:
             cluster = _local_cluster(workers, security, {GPU: 1} if gpu else {})
         except (OSError, RuntimeError) as error:
-            raise UnavailableError(f"no cluster could be started on this machine: {error}") from error
+            raise UnavailableError(
+                f"no cluster could be started on this machine: {error}", remedy="use --engine serial"
+            ) from error
         try:
             yield cluster
         finally:
@@ -136,7 +138,7 @@ def _security(config: BatchConfig) -> Security:
     }
     for path in given.values():
         if path is not None and not path.is_file():
-            raise NoInputError("there is no such certificate or key", file=path)
+            raise NoInputError("there is no such certificate or key", file=path, remedy="check the path")
     chosen = {name: str(path) for name, path in given.items() if path is not None}
     security = Security(require_encryption=True, **chosen)
     if not all(getattr(security, name) for name in given):
@@ -147,5 +149,8 @@ def _security(config: BatchConfig) -> Security:
     try:
         security.get_connection_args("client")
     except OSError as error:
-        raise UsageError(f"the certificates of the cluster cannot be used: {error}") from error
+        raise UsageError(
+            f"the certificates of the cluster cannot be used: {error}",
+            remedy="give the certificates the scheduler was started with",
+        ) from error
     return security

@@ -42,5 +42,9 @@ def find_cohort(
     if not pairs:
         return onto_fixed(source, chosen or TEMPLATE, shared, output=output)
     if chosen is not None:
-        raise UsageError("--pairs all needs no --fixed: every image is the fixed one once", file=source)
+        raise UsageError(
+            "--pairs all needs no --fixed: every image is the fixed one once",
+            file=source,
+            remedy="leave --fixed out",
+        )
     return every_pair(source, shared)

@@ -31,7 +31,11 @@ def every_pair(folder: Path, settings: Mapping[str, object], *, reserved: Set[st
     """
     images, notes = find_images(folder)
     if len(images) < 2:
-        raise UsageError("a pair needs two images, the folder has fewer", file=folder)
+        raise UsageError(
+            "a pair needs two images, the folder has fewer",
+            file=folder,
+            remedy="add images, or leave --pairs out",
+        )
     pairs = [(fixed, moving) for fixed in images for moving in images if moving is not fixed]
     names = [f"{stem(moving)}_to_{stem(fixed)}" for fixed, moving in pairs]
     _check_ids(names, [moving for _, moving in pairs], folder, reserved)
@@ -68,7 +72,11 @@ def onto_fixed(
     found, notes = find_images(folder)
     images = [path for path in found if real(path) not in _names(target.real)]
     if not images:
-        raise UsageError("the folder holds no image to move", file=folder)
+        raise UsageError(
+            "the folder holds no image to move",
+            file=folder,
+            remedy="name a folder of NIfTI, MetaImage or NRRD images",
+        )
     if len(images) < len(found):
         notes.append(f"the fixed image {target.path.name} is not moved onto itself")
     names = [stem(path) for path in images]

@@ -54,7 +54,11 @@ def _locked(path: Path, *, shared: bool, folder: Path) -> Iterator[None]:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise CannotCreateError(f"the folder cannot be locked: {error.strerror}", file=folder) from error
+        raise CannotCreateError(
+            f"the folder cannot be locked: {error.strerror}",
+            file=folder,
+            remedy="choose another output folder",
+        ) from error
     try:
         _lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder)
         yield

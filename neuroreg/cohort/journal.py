@@ -144,7 +144,11 @@ class Journal:
                 os.write(self._handle, b"\n")
             fsync(path.parent)
         except OSError as error:
-            raise WriteError(f"the journal cannot be opened: {error.strerror}", file=path) from error
+            raise WriteError(
+                f"the journal cannot be opened: {error.strerror}",
+                file=path,
+                remedy="check the permissions of the output folder",
+            ) from error
 
     def write(self, *events: Event) -> None:
         """Append events by one write, and wait until they are on disk. Raises WriteError.

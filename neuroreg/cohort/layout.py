@@ -94,7 +94,9 @@ class FolderLayout:
             fsync(self.folder)
         except OSError as error:
             raise WriteError(
-                f"the finished case cannot be put in place: {error.strerror}", file=final
+                f"the finished case cannot be put in place: {error.strerror}",
+                file=final,
+                remedy="check the permissions and the disk, then go on with --resume",
             ) from error
         finally:
             with suppress(OSError):

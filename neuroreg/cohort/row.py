@@ -117,7 +117,10 @@ def _root(cell: str, folder: Path) -> Path:
     path = Path(cell)
     check_name(path)
     if not path.is_absolute() or not os.path.isdir(path):
-        raise UsageError(f"root: not the absolute path of a folder ({path.name})")
+        raise UsageError(
+            f"root: not the absolute path of a folder ({path.name})",
+            remedy="give an absolute path, or --root",
+        )
     return real(path)
 
 
@@ -131,9 +134,17 @@ def _look(row: Row, column: str, text: str, root: Path) -> None:
             check_name(path)
             lies = real(path)
             if not holds(root, lies):
-                raise UsageError("the file lies outside the folder of the manifest, give --root", file=path)
+                raise UsageError(
+                    "the file lies outside the folder of the manifest, give --root",
+                    file=path,
+                    remedy="move it there, or name a folder that holds all files by --root",
+                )
             if column not in _NO_IMAGES and suffix_of(path) not in READ_SUFFIXES:
-                raise UsageError(f"the file type {suffix_of(path) or '(none)'} is not read", file=path)
+                raise UsageError(
+                    f"the file type {suffix_of(path) or '(none)'} is not read",
+                    file=path,
+                    remedy="use NIfTI, MetaImage or NRRD",
+                )
             paths.append(check_input(path))
         except NeuroregError as error:
             row.faults.append(f"{column}: {error.what}" + (f" ({error.file})" if error.file else ""))

@@ -303,7 +303,10 @@ class _Run:
         )
         counts = outcome.snapshot.counts
         if sum(counts.values()) != len(self._cases) or (outcome.snapshot.left and error is None):
-            raise InternalError(f"the states do not add up: {counts} of {len(self._cases)} cases")
+            raise InternalError(
+                f"the states do not add up: {counts} of {len(self._cases)} cases",
+                remedy="this is a bug; keep the folder and report it",
+            )
         self._journal.write(End(time=utc_now(), counts=counts, code=outcome.exit_code))
         write_summary(
             self._config,

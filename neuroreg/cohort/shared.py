@@ -83,7 +83,9 @@ def shared_settings(settings: Mapping[str, object], *, one_fixed: bool) -> dict[
     try:
         configure(given, Path("fixed"), Path("moving"))
     except ValidationError as error:
-        raise UsageError(sentence(error)) from error
+        raise UsageError(
+            sentence(error), remedy="correct the setting; neuroreg batch --help lists them"
+        ) from error
     return given
 
 

@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import socket
 import stat
 import time
@@ -67,7 +66,9 @@ def check_input(path: Path) -> Path:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NoInputError("no such file", file=path, remedy="check the path") from error
     except OSError as error:
-        raise NoInputError(f"cannot look at the file: {_reason(error)}", file=path) from error
+        raise NoInputError(
+            f"cannot look at the file: {_reason(error)}", file=path, remedy="check its permissions"
+        ) from error
     if stat.S_ISDIR(mode):
         raise UsageError("the path is a folder", file=path, remedy="give the path of a file")
     if not stat.S_ISREG(mode):
@@ -85,7 +86,9 @@ def sha256(path: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise NoInputError(f"cannot read: {_reason(error)}", file=path) from error
+        raise NoInputError(
+            f"cannot read: {_reason(error)}", file=path, remedy="check its permissions"
+        ) from error
 
 
 def available_memory() -> int | None:
@@ -107,7 +110,11 @@ def prepare_folder(folder: Path) -> Path:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         what = "the parent folder does not exist" if error.errno == errno.ENOENT else _reason(error)
-        raise CannotCreateError(f"cannot create the folder: {what}", file=folder) from error
+        raise CannotCreateError(
+            f"cannot create the folder: {what}",
+            file=folder,
+            remedy="create the folder above it, or choose another",
+        ) from error
     _check_writable(folder)
     return folder
 
@@ -151,10 +158,10 @@ def atomic_write(
     """
     final = check_output(path, overwrite=overwrite)
     remove_orphans(final.parent)
-    temporary = temporary_beside(final)
+    temporary = _temporary_beside(final)
     try:
         _write_and_verify(temporary, final, write, verify)
-        put_in_place(temporary, final, overwrite=overwrite)
+        _put_in_place(temporary, final, overwrite=overwrite)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -172,7 +179,7 @@ def _write_and_verify(
     except (CannotCreateError, WriteError, UsageError):
         raise
     except OSError as error:
-        raise write_error(error, final) from error
+        raise _write_error(error, final) from error
     except (NeuroregError, RuntimeError) as error:  # RuntimeError is what SimpleITK raises
         detail = error.what if isinstance(error, NeuroregError) else str(error).strip().splitlines()[-1]
         raise WriteError(
@@ -180,8 +187,7 @@ def _write_and_verify(
         ) from error
 
 
-def put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
-    """Give a finished file its final name. Raises CannotCreateError (73) or WriteError (74)."""
+def _put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
     try:
         if overwrite:
             temporary.replace(final)
@@ -193,7 +199,7 @@ def put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
             "the output exists", file=final, remedy="use --overwrite to replace it"
         ) from error
     except OSError as error:
-        raise write_error(error, final) from error
+        raise _write_error(error, final) from error
 
 
 def _link_new(temporary: Path, final: Path) -> None:
@@ -209,16 +215,14 @@ def _link_new(temporary: Path, final: Path) -> None:
 
 
 def remove_orphans(folder: Path) -> int:
-    """Delete the temporary files and folders that killed runs left in ``folder``; returns how many."""
+    """Delete the temporary files that killed runs left in ``folder``; returns how many."""
     removed = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.match(entry.name)
             if match and _is_orphan(entry, match["host"], int(match["pid"])):
                 with suppress(OSError):
-                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(
-                        entry.path
-                    )
+                    os.unlink(entry.path)
                     removed += 1
     return removed
 
@@ -234,7 +238,9 @@ def output_lock(folder: Path) -> Iterator[None]:
             "another run is writing there", file=folder, remedy="wait for it, or choose another output"
         ) from error
     except OSError as error:
-        raise CannotCreateError(f"cannot lock the folder: {_reason(error)}", file=folder) from error
+        raise CannotCreateError(
+            f"cannot lock the folder: {_reason(error)}", file=folder, remedy="choose another output folder"
+        ) from error
     try:
         remove_orphans(folder)
         yield
@@ -248,8 +254,7 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def temporary_beside(final: Path) -> Path:
-    """A hidden name beside ``final`` with its suffix, which ``remove_orphans`` knows when its process is dead."""
+def _temporary_beside(final: Path) -> Path:
     suffix = final.name[len(final.name) - len(suffix_of(final)) :]
     stem = final.name[: len(final.name) - len(suffix)]
     mark = f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -301,10 +306,13 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
-def write_error(error: OSError, final: Path) -> NeuroregError:
-    """The error of a write that the system refused: 73 where nothing can be made, else 74."""
+def _write_error(error: OSError, final: Path) -> NeuroregError:
     if error.errno in _CANNOT_CREATE:
-        return CannotCreateError(f"cannot create: {_reason(error)}", file=final)
+        return CannotCreateError(
+            f"cannot create: {_reason(error)}",
+            file=final,
+            remedy="check the permissions, or choose another output",
+        )
     return WriteError(f"writing failed: {_reason(error)}", file=final, remedy="check the free disk space")
 
 

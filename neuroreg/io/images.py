@@ -61,12 +61,16 @@ def read_image(
     raw = _read(path, frame=frame, xform=xform, limits=Limits(max_voxels))
     data, invalid = _to_float(raw.voxels, raw.layout, path)
     if float(data.min()) == float(data.max()):
-        raise DataError(f"every voxel is {float(data.min()):g}: there is nothing to see", file=path)
+        raise DataError(
+            f"every voxel is {float(data.min()):g}: there is nothing to see",
+            file=path,
+            remedy="check where the image was made: it holds no scan",
+        )
     notes = raw.notes
     if invalid is not None:
         count = int(np.count_nonzero(invalid))
         notes += (
-            f"{path.name}: {count} NaN or infinite voxels ({count / data.size:.2%}) were masked and set to 0",
+            f"{path.name}: {count} NaN or infinite voxels ({100 * count / data.size:.2g} %) were masked and set to 0",
         )
     return ImageFile(
         path=path, volume=Volume(torch.from_numpy(data)[None], raw.geometry), notes=notes,
@@ -92,7 +96,9 @@ def read_labels(
 def check_frame(frame: int | None, *images: ImageFile) -> None:
     """Raise UsageError (2) when ``frame`` was asked for and none of the images has it."""
     if frame and all(image.frames == 1 for image in images):
-        raise UsageError(f"frame {frame} does not exist, the file has 1", file=images[0].path)
+        raise UsageError(
+            f"frame {frame} does not exist, the file has 1", file=images[0].path, remedy="leave --frame out"
+        )
 
 
 def check_same_grid(labels: ImageFile, image: ImageFile) -> None:
@@ -191,7 +197,11 @@ def _body(stream: ByteStream, layout: Layout) -> tuple[NDArray[np.generic], str,
                 data.skip(layout.offset)
             return _frame(data, layout)
     if layout.at_end:
-        raise DataError("a byte skip of -1 needs a data file of its own", file=stream.path)
+        raise DataError(
+            "a byte skip of -1 needs a data file of its own",
+            file=stream.path,
+            remedy="name the data file in the header",
+        )
     return _frame(stream, layout)
 
 
@@ -262,7 +272,9 @@ def _to_integers(
         voxels = values.astype(np.int64)
     low, high = int(voxels.min()), int(voxels.max())
     if high > 2**63 - 1:
-        raise DataError(f"the label id {high} does not fit into 64 bits", file=path)
+        raise DataError(
+            f"the label id {high} does not fit into 64 bits", file=path, remedy="use smaller label numbers"
+        )
     if low >= -(2**31) and high < 2**31:
         return voxels.astype(np.int32)
     return voxels.astype(np.int64)
@@ -287,7 +299,11 @@ def write_image(
         raise UsageError(f"the file type {suffix or '(none)'} is not written", file=path,
                          remedy=f"use {', '.join(WRITE_SUFFIXES)}")  # fmt: skip
     if volume.data.shape[0] != 1:
-        raise UsageError(f"an image has one channel, got {volume.data.shape[0]}", file=path)
+        raise UsageError(
+            f"an image has one channel, got {volume.data.shape[0]}",
+            file=path,
+            remedy="give one scalar volume",
+        )
     voxels, notes = _cast(volume, pixel_type, path)
     if suffix in _SITK_SUFFIXES:
         _write_with_sitk(voxels, volume.geometry, path, overwrite=overwrite)
@@ -302,7 +318,9 @@ def _cast(volume: Volume, pixel_type: str | None, path: Path) -> tuple[NDArray[n
     dtype = np.dtype(pixel_type or (_smallest_integer(values) if volume.is_label else "float32"))
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise WriteError(
-            f"{int((~np.isfinite(values)).sum())} voxels are not finite: nothing was written", file=path
+            f"{int((~np.isfinite(values)).sum())} voxels are not finite: nothing was written",
+            file=path,
+            remedy="this is a bug or a method that diverged; use another method",
         )
     if dtype.kind == "f" or dtype == values.dtype:
         return np.ascontiguousarray(values, dtype), ()
@@ -345,6 +363,10 @@ def _write_with_sitk(voxels: NDArray[np.generic], geometry: Geometry, path: Path
     def verify(temporary: Path) -> None:
         back = _read(temporary, limits=ANYTHING)
         if not np.array_equal(back.voxels, voxels) or not back.geometry.same_grid(geometry):
-            raise WriteError("what was written differs from what was meant", file=path)
+            raise WriteError(
+                "what was written differs from what was meant",
+                file=path,
+                remedy="check the disk and its file system",
+            )
 
     atomic_write(path, write, verify=verify, overwrite=overwrite)

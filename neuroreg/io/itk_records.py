@@ -44,16 +44,18 @@ def read_records(path: Path) -> tuple[Record, ...]:
     """The transforms of a file in the order they are stored. Raises DataError (damaged, not 3-D) or BusyError."""
     size, free = path.stat().st_size, available_memory()
     if size == 0:
-        raise DataError("empty file", file=path)
+        raise DataError("empty file", file=path, remedy="get the file again from its source")
     if free is not None and 2 * size > free:
-        raise BusyError(f"reading it needs {2 * size / 2**30:.1f} GiB of memory", file=path)
+        raise BusyError(
+            f"reading it needs {2 * size / 2**30:.1f} GiB of memory", file=path, remedy="free some memory"
+        )
     suffix = path.suffix.lower()
     if suffix == ".mat":
         records = [_from_matlab(path)]
     else:
         records = _from_hdf5(path) if suffix in (".h5", ".hdf5") else _from_text(path)
     if not records:
-        raise DataError("it holds no transform", file=path)
+        raise DataError("it holds no transform", file=path, remedy="check what the file is")
     return tuple(records)
 
 
@@ -62,9 +64,15 @@ def _record(kind: str, parameters: NDArray[np.floating], fixed: NDArray[np.float
     if match is None:
         raise _damaged(path)
     if match[2] != match[3] or match[2] != "3":
-        raise DataError(f"the transform is {match[2]}-D, expected 3-D", file=path)
+        raise DataError(
+            f"the transform is {match[2]}-D, expected 3-D", file=path, remedy="give a 3-D transform"
+        )
     if not (np.isfinite(parameters).all() and np.isfinite(fixed).all()):
-        raise DataError("the transform holds NaN or infinite numbers", file=path)
+        raise DataError(
+            "the transform holds NaN or infinite numbers",
+            file=path,
+            remedy="get the file again from its source",
+        )
     return Record(match[1], parameters, fixed)
 
 

@@ -79,7 +79,11 @@ def check_sides(sides: tuple[int, ...], *, limits: Limits, file: Path) -> None:
     ``sides`` are those of the header, the spatial ones first; further ones are frames.
     """
     if min(sides) < 1:
-        raise DataError(f"the image has a side of {min(sides)} voxels: {_times(sides)}", file=file)
+        raise DataError(
+            f"the image has a side of {min(sides)} voxels: {_times(sides)}",
+            file=file,
+            remedy="get the file again from its source",
+        )
     if len(sides) < 3 or min(sides[:3]) == 1 < limits.min_side:
         raise DataError(
             f"expected one 3-D volume, got a 2-D image or single slice: {_times(sides)}",
@@ -96,6 +100,7 @@ def check_sides(sides: tuple[int, ...], *, limits: Limits, file: Path) -> None:
         raise DataError(
             f"the image is too small: {_times(sides)}, at least {limits.min_side} voxels per axis are needed",
             file=file,
+            remedy="give the whole volume: resampling a thumbnail does not help",
         )
 
 
@@ -106,7 +111,11 @@ def choose_frame(frames: int, frame: int | None, *, dims: int, file: Path) -> tu
     ``images.check_frame``).
     """
     if frame is not None and (frame < 0 or 1 < frames <= frame):
-        raise UsageError(f"frame {frame} does not exist, the file has {frames}", file=file)
+        raise UsageError(
+            f"frame {frame} does not exist, the file has {frames}",
+            file=file,
+            remedy="choose a frame that exists, from 0",
+        )
     if frames > 1 and frame is None:
         raise DataError(
             f"expected one 3-D volume, got {frames} frames",
@@ -128,7 +137,9 @@ def geometry_of(
     made orthogonal, above it the file is refused (RELIABILITY, note on fault 37).
     """
     if not np.isfinite(matrix).all():
-        raise DataError("the voxel-to-world matrix holds NaN or infinite numbers", file=file)
+        raise DataError(
+            "the voxel-to-world matrix holds NaN or infinite numbers", file=file, remedy="repair the header"
+        )
     linear = matrix[:3, :3]
     spacing = np.linalg.norm(linear, axis=0)
     if not ((spacing > 0) & (spacing < np.inf)).all():

@@ -96,7 +96,7 @@ def parse(head: bytes, *, file: Path) -> NiftiHeader:
         if len(head) < NIFTI1.itemsize
         else "this is not a NIfTI file"
     )
-    raise DataError(what, file=file, remedy="check what the file is; its name promises NIfTI")
+    raise DataError(what, file=file, remedy="check what the file is: its name promises NIfTI")
 
 
 def _check_magic(head: bytes, fields: np.void, version: int, file: Path) -> bool:
@@ -111,7 +111,11 @@ def _check_magic(head: bytes, fields: np.void, version: int, file: Path) -> bool
         )
     is_header_file = file.suffix.lower() == ".hdr"
     if (magic == pair) != is_header_file:
-        raise DataError(f"wrong magic number {magic!r} for a {file.suffix} file", file=file)
+        raise DataError(
+            f"wrong magic number {magic!r} for a {file.suffix} file",
+            file=file,
+            remedy="get the file again from its source",
+        )
     return magic == pair
 
 
@@ -143,6 +147,7 @@ def vector_layout_of(header: NiftiHeader, *, max_voxels: int) -> Layout:
         raise DataError(
             f"expected a displacement field (x, y, z, 1, 3), got {' x '.join(map(str, sides))}",
             file=header.file,
+            remedy="give a field with three numbers for each voxel",
         )
     check_sides(sides, limits=replace(ANYTHING, max_voxels=max_voxels), file=header.file)
     slope, inter, _ = _scaling(header.fields)
@@ -248,14 +253,14 @@ def _spacing(header: NiftiHeader) -> tuple[NDArray[np.float64], tuple[str, ...]]
     pixdim = np.array(header.fields["pixdim"][1:4], np.float64)
     if not np.isfinite(pixdim).all() or (pixdim == 0).any():
         raise DataError(
-            f"the voxel spacing is zero or not a number: {pixdim.tolist()}",
+            f"the voxel spacing is zero or not a number: {_words(pixdim)} mm",
             file=header.file,
             remedy="repair the header",
         )
     if (pixdim > 0).all():
         return pixdim, ()
     return np.abs(pixdim), (
-        f"negative voxel size {pixdim.tolist()}: the absolute values were used, nothing flipped",
+        f"negative voxel size {_words(pixdim)} mm: the absolute values were used, nothing flipped",
     )
 
 
@@ -302,7 +307,7 @@ def _stretch_note(matrix: NDArray[np.float64], spacing: NDArray[np.float64]) -> 
     if np.allclose(columns, spacing, rtol=1e-3):
         return ()
     return (
-        f"the voxel size {spacing.tolist()} differs from the sform's {columns.tolist()}: the sform was used",
+        f"the voxel size {_words(spacing)} mm differs from the sform's {_words(columns)}: the sform was used",
     )
 
 
@@ -322,7 +327,11 @@ def _qform(header: NiftiHeader, spacing: NDArray[np.float64]) -> NDArray[np.floa
     bcd = np.array([fields[f"quatern_{name}"] for name in "bcd"], np.float64)
     square = float(bcd @ bcd)
     if not square <= 1.0 + 1e-3:  # NaN included
-        raise DataError(f"the qform quaternion {bcd.tolist()} is no rotation", file=header.file)
+        raise DataError(
+            f"the qform quaternion {_words(bcd)} is no rotation",
+            file=header.file,
+            remedy="repair the header",
+        )
     if square > 1.0 - 1e-7:  # a half turn: rounding leaves nothing sensible of the real part
         a, (b, c, d) = 0.0, bcd / math.sqrt(square)
     else:
@@ -334,11 +343,19 @@ def _qform(header: NiftiHeader, spacing: NDArray[np.float64]) -> NDArray[np.floa
     )  # fmt: skip
     qfac = float(fields["pixdim"][0])
     if math.isnan(qfac):
-        raise DataError("pixdim[0] is not a number: the handedness of the qform is unsure", file=header.file)
+        raise DataError(
+            "pixdim[0] is not a number: the handedness of the qform is unsure",
+            file=header.file,
+            remedy="repair the header",
+        )
     matrix = np.eye(4)
     matrix[:3, :3] = rotation * spacing * (1.0, 1.0, -1.0 if qfac < 0 else 1.0)
     matrix[:3, 3] = [fields[f"qoffset_{name}"] for name in "xyz"]
     return _finite(matrix, "qform", header)
+
+
+def _words(numbers: NDArray[np.float64]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)
 
 
 def _finite(matrix: NDArray[np.float64], name: str, header: NiftiHeader) -> NDArray[np.float64]:

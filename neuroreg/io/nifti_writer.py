@@ -103,12 +103,20 @@ class _Content:
             while block := stream.read(_CHUNK):
                 crc, length = zlib.crc32(block, crc), length + len(block)
         if (length, crc) != (self.length, self.checksum()):
-            raise WriteError("what was written differs from what was meant", file=temporary)
+            raise WriteError(
+                "what was written differs from what was meant",
+                file=temporary,
+                remedy="check the disk and its file system",
+            )
         parsed = nifti_header.parse(head, file=temporary)
         matrix, _ = nifti_header.voxel_to_lps(parsed, xform="auto")
         back, _ = geometry_of(matrix, geometry.size, file=temporary)
         if not back.same_grid(geometry):
-            raise WriteError("the grid does not survive writing: its numbers are too large", file=temporary)
+            raise WriteError(
+                "the grid does not survive writing: its numbers are too large",
+                file=temporary,
+                remedy="shift the origin, or use MetaImage (.mha)",
+            )
 
 
 def _header(

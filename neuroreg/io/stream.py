@@ -35,10 +35,14 @@ class ByteStream:
             self._file = path.open("rb")
             self.bytes_on_disk = path.stat().st_size
         except OSError as error:
-            raise NoInputError(f"cannot open: {(error.strerror or '').lower()}", file=path) from error
+            raise NoInputError(
+                f"cannot open: {(error.strerror or '').lower()}",
+                file=path,
+                remedy="check the path and its permissions",
+            ) from error
         if self.bytes_on_disk == 0:
             self._file.close()
-            raise DataError("empty file", file=path)
+            raise DataError("empty file", file=path, remedy="get the file again from its source")
 
     def __enter__(self) -> "ByteStream":
         return self
@@ -68,7 +72,7 @@ class ByteStream:
         """The next line of a text header without its end, b"" at the end of the file. Raises DataError."""
         while b"\n" not in self._pending:
             if len(self._pending) > limit:
-                raise DataError("the header is not text", file=self.path)
+                raise DataError("the header is not text", file=self.path, remedy="check what the file is")
             if not self._refill():
                 line, self._pending = self._pending, b""
                 return line

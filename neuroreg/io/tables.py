@@ -46,7 +46,11 @@ def read_csv(path: Path | str) -> list[dict[str, str]]:
     header, lines = read_lines(path)
     for number, row in lines:
         if len(row) != len(header):
-            raise DataError(f"line {number} has {len(row)} cells, the header {len(header)}", file=path)
+            raise DataError(
+                f"line {number} has {len(row)} cells, the header {len(header)}",
+                file=path,
+                remedy="check the commas and quotes of that line",
+            )
     return [dict(zip(header, row, strict=True)) for _, row in lines]
 
 
@@ -74,12 +78,14 @@ def read_lines(path: Path | str) -> tuple[list[str], list[tuple[int, list[str]]]
         ) from error
     rows = [(number, row) for number, row in rows if any(row)]
     if not rows:
-        raise DataError("the table is empty", file=path)
+        raise DataError("the table is empty", file=path, remedy="give a row of column names and the rows")
     width = max((last + 1 for _, row in rows for last, cell in enumerate(row) if cell), default=0)
     header = rows[0][1][:width]  # a spreadsheet may leave columns that are empty altogether
     rows = [(number, row[:width]) for number, row in rows]
     if len(set(header)) < len(header) or not all(header):
-        raise DataError(f"column names must be there and differ, got {header}", file=path)
+        raise DataError(
+            f"column names must be there and differ, got {header}", file=path, remedy="name every column once"
+        )
     return header, rows[1:]
 
 
@@ -121,9 +127,11 @@ def read_label_names(path: Path | str) -> dict[int, str]:
         try:
             label = int(row[ids])
         except ValueError as error:
-            raise DataError(f"the label id {row[ids]!r} is no whole number", file=path) from error
+            raise DataError(
+                f"the label id {row[ids]!r} is no whole number", file=path, remedy="correct the table"
+            ) from error
         if found.setdefault(label, row[names]) != row[names]:
-            raise DataError(f"label {label} has two names", file=path)
+            raise DataError(f"label {label} has two names", file=path, remedy="keep one of them")
     return found
 
 
@@ -136,12 +144,14 @@ def read_groups(path: Path | str) -> dict[str, tuple[int, ...]]:
     groups: dict[str, dict[int, None]] = {}
     for label, group in _columns(path, ("label", "id", "roi"), ("group",)):
         if not label.isdecimal() or not int(label):
-            raise DataError(f"the label {label!r} is no whole number above 0", file=path)
+            raise DataError(
+                f"the label {label!r} is no whole number above 0", file=path, remedy="correct the table"
+            )
         if not group:
-            raise DataError(f"label {label} has a row without a group", file=path)
+            raise DataError(f"label {label} has a row without a group", file=path, remedy="name its group")
         groups.setdefault(group, {})[int(label)] = None
     if not groups:
-        raise DataError("the table names no group", file=path)
+        raise DataError("the table names no group", file=path, remedy="give the columns label and group")
     return {group: tuple(labels) for group, labels in groups.items()}
 
 
@@ -155,16 +165,26 @@ def read_points(path: Path | str, *, ras: bool = False) -> dict[str, tuple[float
         try:
             x, y, z = (float(text) for text in texts)
         except ValueError as error:
-            raise DataError(f"landmark {name!r}: {', '.join(texts)!r} is no position", file=path) from error
+            raise DataError(
+                f"landmark {name!r}: {', '.join(texts)!r} is no position",
+                file=path,
+                remedy="give x, y and z in mm",
+            ) from error
         if not all(map(math.isfinite, (x, y, z))):
-            raise DataError(f"landmark {name!r} has no finite position", file=path)
+            raise DataError(
+                f"landmark {name!r} has no finite position", file=path, remedy="correct the table"
+            )
         if not name or name in found:
             raise DataError(
-                f"landmark {name!r} is there twice" if name else "a landmark without a name", file=path
+                f"landmark {name!r} is there twice" if name else "a landmark without a name",
+                file=path,
+                remedy="give each landmark one row and a name",
             )
         found[name] = (-x, -y, z) if ras else (x, y, z)
     if not found:
-        raise DataError("the table holds no landmark", file=path)
+        raise DataError(
+            "the table holds no landmark", file=path, remedy="give a row to each landmark: name, x, y, z"
+        )
     return found
 
 

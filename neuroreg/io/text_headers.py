@@ -79,7 +79,11 @@ class _Fields:
         return tuple(int(v) for v in values)
 
     def bad(self, name: str) -> DataError:
-        return DataError(f"the header's {name} is {self.pairs.get(name, '')[:60]!r}", file=self.file)
+        return DataError(
+            f"the header's {name} is {self.pairs.get(name, '')[:60]!r}",
+            file=self.file,
+            remedy="repair the header",
+        )
 
 
 def metaimage_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -> Layout:
@@ -93,7 +97,9 @@ def metaimage_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -
         raise _vectors(stream.path)
     check_sides(sides, limits=limits, file=stream.path)
     if dims > 4:
-        raise DataError(f"expected one 3-D volume, got {dims} dimensions", file=stream.path)
+        raise DataError(
+            f"expected one 3-D volume, got {dims} dimensions", file=stream.path, remedy="give one 3-D volume"
+        )
     frames = sides[3] if dims == 4 else 1
     chosen, notes = choose_frame(frames, frame, dims=dims, file=stream.path)
     if fields.text("BinaryData", default="True").lower() != "true":
@@ -127,7 +133,11 @@ def _metaimage_pairs(stream: ByteStream) -> dict[str, str]:
         pairs[key.strip()] = value.strip()
         if key.strip() == "ElementDataFile":
             return pairs
-    raise DataError("this is not a MetaImage file: no ElementDataFile in its header", file=stream.path)
+    raise DataError(
+        "this is not a MetaImage file: no ElementDataFile in its header",
+        file=stream.path,
+        remedy="check what the file is",
+    )
 
 
 def _metaimage_data(fields: _Fields) -> tuple[Path | None, int, bool]:
@@ -165,7 +175,9 @@ def nrrd_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -> Lay
     frames = [sides[axis] for axis in extra]
     check_sides((*(sides[axis] for axis in spatial), *frames), limits=limits, file=stream.path)
     if len(spatial) != 3 or sum(n > 1 for n in frames) > 1:
-        raise DataError(f"expected one 3-D volume, got {dims} dimensions", file=stream.path)
+        raise DataError(
+            f"expected one 3-D volume, got {dims} dimensions", file=stream.path, remedy="give one 3-D volume"
+        )
     count = int(np.prod(frames, dtype=object)) if frames else 1
     chosen, notes = choose_frame(count, frame, dims=dims, file=stream.path)
     encoding = fields.text("encoding").lower()
@@ -213,7 +225,11 @@ def _nrrd_type(fields: _Fields) -> np.dtype[np.generic]:
 def _nrrd_data(fields: _Fields) -> tuple[Path | None, int]:
     offset = fields.whole("byte skip", "byteskip", count=1, default="0")[0]
     if fields.whole("line skip", "lineskip", count=1, default="0") != (0,):
-        raise DataError("NRRD files with a line skip are not read", file=fields.file)
+        raise DataError(
+            "NRRD files with a line skip are not read",
+            file=fields.file,
+            remedy="convert it to NIfTI with the tool that made it",
+        )
     name = fields.text("data file", "datafile", default="")
     return (_detached(fields.file, name) if name else None), offset
 
@@ -295,7 +311,7 @@ def _detached(header: Path, name: str) -> Path:
 def _positive(spacing: NDArray[np.float64], fields: _Fields) -> NDArray[np.float64]:
     if not (spacing > 0).all():
         raise DataError(
-            f"the voxel spacing is {spacing.tolist()}", file=fields.file, remedy="repair the header"
+            f"the voxel spacing is {spacing.tolist()} mm", file=fields.file, remedy="repair the header"
         )
     return spacing
 

@@ -89,6 +89,7 @@ def _part(record: Record, path: Path) -> Affine | DisplacementField:
             f"the {record.kind} has {len(record.parameters)} and {len(record.fixed)} numbers, "
             f"expected {counts[0]} and {counts[1]}",
             file=path,
+            remedy="get the file again from its source",
         )
     return Affine(_matrix(record, path))
 
@@ -105,7 +106,9 @@ def _matrix(record: Record, path: Path) -> torch.Tensor:
             matrix[:3, :3] = np.stack(axes, axis=1) - matrix[:3, 3:]
         sound = np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3, :3])) >= _MIN_DETERMINANT
     if not sound:
-        raise DataError("the affine is singular or not finite", file=path)
+        raise DataError(
+            "the affine is singular or not finite", file=path, remedy="get the file again from its source"
+        )
     return torch.from_numpy(matrix)
 
 
@@ -121,7 +124,11 @@ def _by_itk(record: Record, path: Path) -> list[NDArray[np.float64]]:
         transform.SetFixedParameters(record.fixed.tolist())
         transform.SetParameters(record.parameters.tolist())
     except RuntimeError as error:
-        raise DataError(f"ITK refuses the numbers of the {record.kind}", file=path) from error
+        raise DataError(
+            f"ITK refuses the numbers of the {record.kind}",
+            file=path,
+            remedy="get the file again from its source",
+        ) from error
     return [np.array(transform.TransformPoint(point)) for point in np.eye(4, 3, -1).tolist()]
 
 
@@ -130,16 +137,25 @@ def _field(record: Record, path: Path) -> DisplacementField:
     fixed = record.fixed.astype(np.float64)
     sides = fixed[:3]
     if len(fixed) != 18 or (sides < 1).any() or (sides != np.rint(sides)).any() or sides.max() > 2**31:
-        raise DataError("the displacement field has no sensible grid", file=path)
+        raise DataError(
+            "the displacement field has no sensible grid",
+            file=path,
+            remedy="get the file again from its source",
+        )
     x, y, z = (int(n) for n in sides)
     if x * y * z * 3 != len(record.parameters):
         raise DataError(
             f"the displacement field has {len(record.parameters)} numbers, its grid {x} x {y} x {z} x 3",
             file=path,
+            remedy="get the file again from its source",
         )
     spacing, axes = fixed[6:9], fixed[9:].reshape(3, 3)
     if not (spacing > 0).all() or np.abs(axes.T @ axes - np.eye(3)).max() > _MAX_SHEAR:
-        raise DataError("the displacement field has no sensible grid", file=path)
+        raise DataError(
+            "the displacement field has no sensible grid",
+            file=path,
+            remedy="get the file again from its source",
+        )
     with np.errstate(over="ignore"):
         vectors = torch.from_numpy(record.parameters.reshape(z, y, x, 3).astype(np.float32))
     geometry = Geometry((x, y, z), _three(spacing), _three(fixed[3:6]), tuple(axes.reshape(-1).tolist()))
@@ -153,7 +169,11 @@ def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 def _finite(data: torch.Tensor, path: Path) -> torch.Tensor:
     if not bool(torch.isfinite(data).all()):
-        raise DataError("the displacement field holds NaN or infinite numbers", file=path)
+        raise DataError(
+            "the displacement field holds NaN or infinite numbers",
+            file=path,
+            remedy="get the file again from its source",
+        )
     return data
 
 
@@ -226,7 +246,11 @@ def write_field(field: DisplacementField, path: Path | str, *, overwrite: bool =
         raise UsageError("a displacement field is written as NIfTI", file=path, remedy="use .nii.gz")
     data = field.data.detach().cpu()
     if not bool(torch.isfinite(data).all()):
-        raise WriteError("the displacement field is not finite: nothing was written", file=path)
+        raise WriteError(
+            "the displacement field is not finite: nothing was written",
+            file=path,
+            remedy="this is a bug or a method that diverged; use another method",
+        )
     write_nifti(data.numpy(), field.geometry, path, overwrite=overwrite, intent=INTENT_VECTOR)
 
 
@@ -260,7 +284,11 @@ def write_transform(transform: Transform, path: Path | str, *, overwrite: bool =
 def _write(path: Path, parts: Leaves, write: Callable[[Path], None], *, overwrite: bool) -> None:
     def verify(temporary: Path) -> None:
         if not _equal(flatten(read_transform(temporary)), parts):
-            raise WriteError("what was written differs from what was meant", file=path)
+            raise WriteError(
+                "what was written differs from what was meant",
+                file=path,
+                remedy="check the disk and its file system",
+            )
 
     atomic_write(path, write, verify=verify, overwrite=overwrite)
 
@@ -288,7 +316,10 @@ def _field_group(field: DisplacementField) -> dict[str, Node]:
     grid = field.geometry
     data = field.data.detach().cpu()
     if not bool(torch.isfinite(data).all()):
-        raise WriteError("the displacement field is not finite: nothing was written")
+        raise WriteError(
+            "the displacement field is not finite: nothing was written",
+            remedy="this is a bug or a method that diverged; use another method",
+        )
     return {
         "TransformType": "DisplacementFieldTransform_float_3_3",
         "TransformFixedParameters": np.array(

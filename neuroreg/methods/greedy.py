@@ -73,7 +73,9 @@ class Greedy:
                     warp=None,
                 )
             except RuntimeError as error:
-                raise InternalError(f"Greedy failed: {error}") from error
+                raise InternalError(
+                    f"Greedy failed: {error}", remedy="run with --debug; another method may do"
+                ) from error
         data = torch.from_numpy(sitk.GetArrayFromImage(program["warp"])).to(torch.float32)
         return data.movedim(-1, 0).flip(0)[None].contiguous()
 

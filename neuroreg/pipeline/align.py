@@ -95,7 +95,7 @@ def _align_on(
         coarse = pair(spacing_mm=COARSE_MM, divisor=DIVISOR)
     with clock("affine"):
         affine = find_affine(config, engine, coarse, device)
-    found = Alignment(affine, None, coarse, str(device), check_overlap(coarse, affine))
+    found = Alignment(affine, None, coarse, str(device), check_overlap(coarse, affine, config.moving))
     if engine.name == "affine":
         return found if config.refine is None else replace(found, warnings=(*found.warnings, _NO_REFINEMENT))
     with clock("conform"):
@@ -174,7 +174,7 @@ def _only_affine(transform: Transform, path: Path) -> Affine:
     return Affine(matrix)
 
 
-def check_overlap(coarse: Conformed, affine: Affine) -> tuple[str, ...]:
+def check_overlap(coarse: Conformed, affine: Affine, moving: Path) -> tuple[str, ...]:
     """A warning when the images lay far apart. Raises DataError when the brains do not meet after the affine."""
     apart_mm = float((coarse.fixed_grid.centre_mm - coarse.moving_grid.centre_mm).norm())
     matrix = affine_to_voxels(affine, coarse.fixed_grid, coarse.moving_grid).to(torch.float32)
@@ -183,7 +183,8 @@ def check_overlap(coarse: Conformed, affine: Affine) -> tuple[str, ...]:
     covered = float((reached & coarse.fixed_mask).sum()) / max(1.0, float(coarse.fixed_mask.sum()))
     if covered < _LEAST_OVERLAP:
         raise DataError(
-            f"the brains do not overlap: {100 * covered:.0f} % after the affine",
+            f"the brains of the two images do not overlap: {100 * covered:.0f} % after the affine",
+            file=moving,
             remedy="check that both images show the same organ and that their headers are right",
         )
     if apart_mm > _FAR_MM:

@@ -127,7 +127,11 @@ def _targets(config: ApplyConfig) -> list[Path]:
         targets = [config.output]
     else:
         if config.output.exists() and not config.output.is_dir():
-            raise CannotCreateError("the output is neither an image file nor a folder", file=config.output)
+            raise CannotCreateError(
+                "the output is neither an image file nor a folder",
+                file=config.output,
+                remedy="give an image file or a folder to -o",
+            )
         targets = [files.prepare_folder(config.output) / name for name in names]
     if len(set(targets)) < len(targets):
         raise UsageError("two images have the same name", remedy="move them one at a time")

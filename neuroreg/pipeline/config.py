@@ -168,7 +168,9 @@ def resolve(
     try:
         return RegisterConfig.model_validate(merged)
     except ValidationError as error:
-        raise UsageError(sentence(error), file=file) from error
+        raise UsageError(
+            sentence(error), file=file, remedy="correct the setting; neuroreg register --help lists them"
+        ) from error
 
 
 def resolve_shared(
@@ -185,7 +187,9 @@ def resolve_shared(
     try:
         checked = RegisterConfig.model_validate({"fixed": Path("fixed"), "moving": Path("moving"), **merged})
     except ValidationError as error:
-        raise UsageError(sentence(error), file=file) from error
+        raise UsageError(
+            sentence(error), file=file, remedy="correct the setting; neuroreg register --help lists them"
+        ) from error
     return {name: getattr(checked, name) for name in merged}
 
 
@@ -205,7 +209,10 @@ def _merge(
 def _options(source: Mapping[str, object]) -> Mapping[str, object]:
     options = source.get("options", {})
     if not isinstance(options, Mapping):
-        raise UsageError(f"options must be a table of names and values, got {options!r}")
+        raise UsageError(
+            f"options must be a table of names and values, got {options!r}",
+            remedy="write them as a table in TOML or an object in JSON",
+        )
     return options
 
 
@@ -241,9 +248,13 @@ def read_config(file: Path, *, given: Set[str]) -> dict[str, object]:
     except OSError as error:
         raise NoInputError("cannot read the configuration", file=file, remedy="check the path") from error
     except ValueError as error:
-        raise DataError(f"not valid TOML or JSON: {error}", file=file) from error
+        raise DataError(f"not valid TOML or JSON: {error}", file=file, remedy="correct the file") from error
     if not isinstance(data, dict):
-        raise DataError("a configuration is a table of names and values", file=file)
+        raise DataError(
+            "a configuration is a table of names and values",
+            file=file,
+            remedy="write it as a table in TOML or an object in JSON",
+        )
     if "schema_version" not in data:
         return data
     return _replayed(data, file, given)

@@ -205,11 +205,16 @@ def method_config(
     fields = kind.Config.model_fields
     for option in options:
         if option not in fields:
-            raise UsageError(unknown_name(f"option of method {name}", option, fields))
+            raise UsageError(
+                unknown_name(f"option of method {name}", option, fields),
+                remedy=f"neuroreg methods {name} lists them",
+            )
     if "seed" in fields:
         options.setdefault("seed", config.seed)
     try:
         made: BaseModel = kind.Config(**options)
     except ValidationError as error:
-        raise UsageError(sentence(error)) from error
+        raise UsageError(
+            sentence(error), remedy="correct the option; neuroreg methods NAME lists them"
+        ) from error
     return made

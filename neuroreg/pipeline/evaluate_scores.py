@@ -74,7 +74,10 @@ def collect(rows: Iterable[Mapping[str, Cell]]) -> tuple[Scores, ...]:
         structure = Structure(str(row["kind"]), str(row["roi"]), str(row["name"]))
         scored = table.setdefault(method, {}).setdefault(case, {})
         if structure.key in scored:
-            raise DataError(f"case {case}: {structure.title} is there twice for method {method!r}")
+            raise DataError(
+                f"case {case}: {structure.title} is there twice for method {method!r}",
+                remedy="keep one of the rows",
+            )
         structures.setdefault(method, {}).setdefault(structure.key, structure)
         scored[structure.key] = tuple(_number(row[figure]) for figure in FIGURES)
         tolerances.setdefault(method, set()).add(_number(row["tolerance_mm"]))
@@ -126,12 +129,20 @@ def _rows(path: Path) -> list[dict[str, Cell]]:
     for number, row in enumerate(rows, start=1):
         cells: dict[str, Cell] = {key: plain(value) for key, value in row.items()}
         if row["kind"] not in KINDS:
-            raise DataError(f"row {number}: {row['kind']!r} is no kind: {', '.join(KINDS)}", file=path)
+            raise DataError(
+                f"row {number}: {row['kind']!r} is no kind: {', '.join(KINDS)}",
+                file=path,
+                remedy="give tables that neuroreg evaluate wrote",
+            )
         for column in (*FIGURES, "tolerance_mm"):
             try:
                 cells[column] = float(row[column]) if row[column] else None
             except ValueError as error:
-                raise DataError(f"row {number}: {column} {row[column]!r} is no number", file=path) from error
+                raise DataError(
+                    f"row {number}: {column} {row[column]!r} is no number",
+                    file=path,
+                    remedy="give tables that neuroreg evaluate wrote",
+                ) from error
         found.append(cells)
     return found
 

@@ -131,7 +131,11 @@ class FinishedRun:
         """The fixed image. Raises NoInputError when it is not found."""
         image = self.image("fixed")
         if image is None:
-            raise DataError("the record names no fixed image", file=self.folder / RECORD_NAME)
+            raise DataError(
+                "the record names no fixed image",
+                file=self.folder / RECORD_NAME,
+                remedy="register the pair again",
+            )
         return image.volume
 
     @cached_property
@@ -202,9 +206,17 @@ def read_index(folder: Path) -> dict[str, Path]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError("the index of the outputs cannot be read", file=path) from error
+        raise DataError(
+            "the index of the outputs cannot be read",
+            file=path,
+            remedy="run neuroreg bids again, or name the folder of a run",
+        ) from error
     if not isinstance(found, dict) or not all(isinstance(place, str) for place in found.values()):
-        raise DataError("the index of the outputs must be names and paths", file=path)
+        raise DataError(
+            "the index of the outputs must be names and paths",
+            file=path,
+            remedy="run neuroreg bids again, or name the folder of a run",
+        )
     return {name: Path(os.path.normpath(folder / place)) for name, place in found.items()}
 
 
@@ -221,7 +233,15 @@ def open_run(folder: Path, *, inputs: Sequence[Path] = ()) -> FinishedRun:
             "no finished run here", file=folder, remedy="give the output folder of neuroreg register"
         ) from error
     except ValidationError as error:
-        raise DataError(f"not the record of a registration: {sentence(error)}", file=path) from error
+        raise DataError(
+            f"not the record of a registration: {sentence(error)}",
+            file=path,
+            remedy="name the folder of a finished register, affine or batch case",
+        ) from error
     except ValueError as error:
-        raise DataError("not a run record", file=path) from error
+        raise DataError(
+            "not a run record",
+            file=path,
+            remedy="name the folder of a finished register, affine or batch case",
+        ) from error
     return FinishedRun(folder, recorded, (*inputs, Path(), folder, folder.parent))

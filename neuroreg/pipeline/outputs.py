@@ -1,7 +1,8 @@
 """Everything a registration leaves behind, in the order of the promise: run.json last."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +65,18 @@ def jacobian_map(displacement: DisplacementField) -> Tensor:
         u = torch.einsum("ij,jzyx->izyx", matrix, displacement.data[:, low:high]).flip(0)[None]
         out[:, start:stop] = field.jacobian_determinant(u)[:, start - low : stop - low]
     return out
+
+
+@contextmanager
+def all_or_nothing(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
+    """When writing fails, take away the files this run has made; those that were there before stay."""
+    before = {name for name in names.values() if (folder / name).exists()}
+    try:
+        yield
+    except BaseException:
+        for name in set(names.values()) - before:
+            (folder / name).unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)

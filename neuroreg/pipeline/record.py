@@ -262,7 +262,7 @@ def digest(path: Path) -> str:
     return read_image(path).sha256 if path.suffix in _TWO_FILES else files.sha256(path)
 
 
-def write_record(record: RunRecord, folder: Path, *, overwrite: bool = False) -> Path:
+def write_record(record: RunRecord, folder: Path, *, overwrite: bool) -> Path:
     """Write ``run.json`` atomically. Returns its path."""
     path = folder / RECORD_NAME
     text = json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
@@ -280,9 +280,13 @@ def read_record(folder: Path) -> RunRecord:
     try:
         return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise NoInputError("no finished run here", file=path) from error
+        raise NoInputError(
+            "no finished run here", file=path, remedy="name the folder of a run that has finished"
+        ) from error
     except ValueError as error:
-        raise DataError("not a run record", file=path) from error
+        raise DataError(
+            "not a run record", file=path, remedy="name the folder of a run that has finished"
+        ) from error
 
 
 def locate(role: str, recorded: Mapping[str, object], folders: Sequence[Path], *, remedy: str) -> Path:
@@ -300,4 +304,8 @@ def locate(role: str, recorded: Mapping[str, object], folders: Sequence[Path], *
     for place in present:
         if digest(place) == recorded.get("sha256"):
             return place
-    raise DataError(f"the {what} {verb} not the file of the recorded run (sha256 differs)", file=name)
+    raise DataError(
+        f"the {what} {verb} not the file of the recorded run (sha256 differs)",
+        file=name,
+        remedy="give the files the run was made with, or register anew without --config",
+    )

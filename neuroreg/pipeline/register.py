@@ -8,7 +8,7 @@ from typing import Any
 
 from neuroreg.checkpoints import WeightRecord
 from neuroreg.device import choose_device
-from neuroreg.io import files, staging
+from neuroreg.io import files
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.align import Alignment, align
 from neuroreg.pipeline.case import Reporter, case_of, method_line
@@ -25,7 +25,7 @@ from neuroreg.pipeline.inputs import (
     named_outputs,
     read_inputs,
 )
-from neuroreg.pipeline.outputs import Maps, Writer, describe_outputs
+from neuroreg.pipeline.outputs import Maps, Writer, all_or_nothing, describe_outputs
 from neuroreg.pipeline.quality import Findings, judge
 from neuroreg.pipeline.record import (
     RECORD_NAME,
@@ -93,12 +93,9 @@ def register(
         inputs = read_inputs(config)
         preflight(inputs)
     run = _Run(config, command, clock, engine, inputs, threads, reporter, argv)
-    with _folder(config.folder), staging.staging(config.folder) as aside:
+    with _folder(config.folder), all_or_nothing(config.folder, named_outputs(config)):
         alignment = align(config, inputs, engine, clock)
-        record = _leave(run, alignment, aside)
-        names = (*record.outputs, RECORD_NAME)
-        staging.publish(aside, config.folder, names, overwrite=config.overwrite)
-    return record
+        return _leave(run, alignment)
 
 
 @contextmanager
@@ -150,8 +147,8 @@ def plan(config: RegisterConfig) -> dict[str, object]:
     }
 
 
-def _leave(run: _Run, alignment: Alignment, aside: Path) -> RunRecord:
-    """Judge, then write everything in order into the folder ``aside``; the record last."""
+def _leave(run: _Run, alignment: Alignment) -> RunRecord:
+    """Judge, then write everything in order; the record last."""
     config, clock = run.config, run.clock
     names = named_outputs(config)
     notes = [*run.inputs.warnings, *alignment.warnings, *_left_over(config, names)]
@@ -159,19 +156,22 @@ def _leave(run: _Run, alignment: Alignment, aside: Path) -> RunRecord:
     with clock("judge"):
         inverse = maps.inverse if "inverse" in names else None
         findings = assess(run.inputs, run.engine, alignment, inverse)
-    writer = Writer(config, run.inputs, maps, aside)
+    (config.folder / RECORD_NAME).unlink(
+        missing_ok=True
+    )  # from here on the folder is not that of a finished run
+    writer = Writer(config, run.inputs, maps, config.folder)
     with clock("write"):
         notes += writer.write(names, threads=run.threads)
     rois = None
     if "rois" in names:
         with clock("regions"):
-            rows, dice = writer.regions(aside / names["rois"])
+            rows, dice = writer.regions(config.folder / names["rois"])
             rois, findings = rows, findings.with_figure("dice_mean", dice)
     if "report" in names:
         with clock("report"):
-            _report(run, maps, findings, notes, rois, aside)
-    record = _record(run, alignment, findings, notes, aside)
-    write_record(record, aside)
+            _report(run, maps, findings, notes, rois)
+    record = _record(run, alignment, findings, notes)
+    write_record(record, config.folder, overwrite=config.overwrite)
     return record
 
 
@@ -197,12 +197,7 @@ def _left_over(config: RegisterConfig, names: Mapping[str, str]) -> Iterator[str
 
 
 def _report(
-    run: _Run,
-    maps: Maps,
-    findings: Findings,
-    notes: list[str],
-    rois: Sequence[Mapping[str, object]] | None,
-    aside: Path,
+    run: _Run, maps: Maps, findings: Findings, notes: list[str], rois: Sequence[Mapping[str, object]] | None
 ) -> None:
     """The page; when it cannot be made, that is a warning: the registration itself is good."""
     assert run.reporter is not None
@@ -219,7 +214,7 @@ def _report(
             rois=rois,
             provenance=provenance,
         )
-        run.reporter(aside / FILES["report"], case)
+        run.reporter(run.config.folder / FILES["report"], case, overwrite=run.config.overwrite)
     except Exception as error:  # noqa: BLE001  # whatever it is: the registration must not be thrown away for a page
         notes.append(f"the report could not be made: {type(error).__name__}: {error}")
 
@@ -251,9 +246,7 @@ def _identity(weights: WeightRecord | None) -> dict[str, object] | None:
     return None if weights is None else {"name": weights.name, "sha256": weights.sha256}
 
 
-def _record(
-    run: _Run, alignment: Alignment, findings: Findings, notes: Sequence[str], aside: Path
-) -> RunRecord:
+def _record(run: _Run, alignment: Alignment, findings: Findings, notes: Sequence[str]) -> RunRecord:
     names = named_outputs(run.config)
     return RunRecord(
         **_provenance(run, alignment),
@@ -264,5 +257,5 @@ def _record(
         seconds=run.clock.total(),
         qc=findings.quality,
         warnings=tuple(notes),
-        outputs=describe_outputs(aside, names),
+        outputs=describe_outputs(run.config.folder, names),
     )

@@ -45,7 +45,9 @@ def load_sides(name: str = DEFAULT) -> Sides:
         template = tensors["template"].to(torch.float32)[None, None] / float(said["intensity_step"])
         return Sides(template, tensors["weights"].to(torch.float32))
     except (KeyError, ValueError) as error:
-        raise DataError(f"the file is damaged: {error}", file=record.path) from error
+        raise DataError(
+            f"the file is damaged: {error}", file=record.path, remedy="install neuroreg again"
+        ) from error
 
 
 @torch.inference_mode()
@@ -66,7 +68,7 @@ def sides_score(image: Tensor, sides: Sides, aligner: Aligner, *, whole_head: bo
     inside = sides.template > 0
     placed = place(image, sides.template, align, halved=not whole_head)
     if not correlation(sides.template, placed, inside) >= _LEAST_ALIKE:
-        raise DataError("no brain was found")
+        raise DataError("no brain was found", remedy="give a mask of the brain")
     found = asymmetry(placed * inside if whole_head else placed)
     return float(found @ sides.weights) if float(found.norm()) >= _LEAST_ASYMMETRIC else None
 

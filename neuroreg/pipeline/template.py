@@ -36,7 +36,9 @@ def load_template(name: str = DEFAULT) -> Template:
     said = checkpoints.read_metadata(record.path)
     if set(tensors) != {"intensity", "labels", "mask"}:
         raise DataError(
-            f"a template holds intensity, labels and mask, this has {sorted(tensors)}", file=record.path
+            f"a template holds intensity, labels and mask, this has {sorted(tensors)}",
+            file=record.path,
+            remedy="use a template of neuroreg",
         )
     try:
         parts = json.loads(said["geometry"])
@@ -44,7 +46,9 @@ def load_template(name: str = DEFAULT) -> Template:
         step = float(said["intensity_step"])
         names = {int(label): str(text) for label, text in json.loads(said["names"]).items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"the template's metadata is damaged: {error}", file=record.path) from error
+        raise DataError(
+            f"the template's metadata is damaged: {error}", file=record.path, remedy="install neuroreg again"
+        ) from error
 
     def on_grid(data: Tensor, *, is_label: bool) -> Volume:
         return Volume(data[None], geometry, is_label=is_label)

@@ -145,7 +145,9 @@ def convert_file(
         return ()
     if suffix in READ_SUFFIXES and suffix not in FIELD_SUFFIXES:
         if vectors is not None:
-            raise UsageError("--vectors is for displacement fields in NIfTI files", file=path)
+            raise UsageError(
+                "--vectors is for displacement fields in NIfTI files", file=path, remedy="leave --vectors out"
+            )
         _write(read_transform(path), output, to=to, overwrite=overwrite)
         return ()
     if to is not None:

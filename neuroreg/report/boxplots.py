@@ -128,7 +128,7 @@ def _boxes(scores: Sequence[Scores], figure: str, kind: str, *, merge_sides: boo
             column.append(_mean_of(table[:, members]))
     drawn = [key for key, column in columns.items() if any(len(values) for values in column)]
     if not drawn:
-        raise DataError(f"there is no {TITLES[figure]} of any {kind} to draw")
+        raise DataError(f"there is no {TITLES[figure]} of any {kind} to draw", remedy="choose another figure")
     if len(drawn) > _MOST_STRUCTURES or len(drawn) * len(scores) > _MOST_BOXES:
         raise DataError(
             f"{len(drawn)} structures of {len(scores)} methods are more than a picture can show",

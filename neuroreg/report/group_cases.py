@@ -163,11 +163,11 @@ def read_case(folder: Path, identity: str) -> Case:
     """
     record = _record(folder / RECORD_NAME)
     if record.get("command") not in _COMMANDS:
-        raise DataError("not the record of neuroreg register or affine")
+        raise DataError("not the record of neuroreg register or affine", remedy="register the pair again")
     qc = _judgement(record)
     verdict = next((known for known in VERDICTS if qc.get("verdict") == known), None)
     if verdict is None:
-        raise DataError("the record has no verdict")
+        raise DataError("the record has no verdict", remedy="register the pair again")
     reasons, report = qc.get("reasons"), folder / FILES["report"]
     return Case(
         id=identity,
@@ -187,18 +187,21 @@ def read_case(folder: Path, identity: str) -> Case:
 def _record(path: Path) -> Mapping[str, object]:
     try:
         if not path.is_file():
-            raise DataError("run.json is no file that can be opened")
+            raise DataError("run.json is no file that can be opened", remedy="check what it is")
         with path.open("rb") as stream:
             content = stream.read(_MAX_RECORD_BYTES + 1)
         if len(content) > _MAX_RECORD_BYTES:
-            raise DataError("run.json is too large for a record")
+            raise DataError("run.json is too large for a record", remedy="check what it is")
         found = json.loads(content.decode("utf-8"))
     except OSError as error:
-        raise DataError(f"run.json cannot be opened: {(error.strerror or 'error').lower()}") from error
+        raise DataError(
+            f"run.json cannot be opened: {(error.strerror or 'error').lower()}",
+            remedy="check its permissions",
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError("run.json is not valid JSON") from error
+        raise DataError("run.json is not valid JSON", remedy="register the pair again") from error
     if not isinstance(found, dict):
-        raise DataError("run.json is not a record")
+        raise DataError("run.json is not a record", remedy="register the pair again")
     return found
 
 

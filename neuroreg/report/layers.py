@@ -240,7 +240,7 @@ def _label_layers(remains: Remains, grid: Geometry) -> tuple[list[Layer], tuple[
     ids = np.unique(np.concatenate([np.zeros(1, np.int64), *present]))
     ids = ids[ids != 0]
     if len(ids) > _MOST_LABELS:
-        raise DataError(f"{len(ids)} labels are more than a page can colour")
+        raise DataError(f"{len(ids)} labels are more than a page can colour", remedy="leave some labels out")
     layers = []
     for name, values in read.items():
         codes = np.where(values == 0, 0, np.searchsorted(ids, values) + 1)

@@ -62,7 +62,11 @@ def write_report(path: Path, case: Case, *, overwrite: bool = False) -> None:
     inside = {"script": script, "style": style, "policy": policy([script], None)}
     text = environment().get_template("report.html").render({**_context(case), **inside})
     if len(text.encode()) > MAX_BYTES:
-        raise DataError(f"the report would take {len(text.encode())} bytes", file=path)
+        raise DataError(
+            f"the report would take {len(text.encode())} bytes",
+            file=path,
+            remedy="register at a coarser grid, or leave the report out of --outputs",
+        )
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")

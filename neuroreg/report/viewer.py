@@ -72,7 +72,11 @@ def _fitting(run: FinishedRun, remains: Remains, path: Path) -> tuple[bytes, flo
         if len(text) <= MAX_BYTES:
             return text, spacing_mm
         expected = (len(text) - _EMPTY_BYTES) * spacing_mm**_SHRINKING
-    raise DataError(f"the page would take {len(text)} bytes, more than {MAX_BYTES}", file=path)
+    raise DataError(
+        f"the page would take {len(text)} bytes, more than {MAX_BYTES}",
+        file=path,
+        remedy="use a smaller image",
+    )
 
 
 def _page(run: FinishedRun, remains: Remains, grid: Geometry) -> str:

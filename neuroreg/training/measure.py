@@ -139,7 +139,10 @@ def _measure(method: Method, pair: Batch, fixed_id: str, moving_id: str, coarse:
         found = finer(found)
     u = found.at_level(0, tuple(pair.fixed.shape[2:])).float()
     if not bool(torch.isfinite(u).all()):
-        raise DataError(f"{moving_id} to {fixed_id}: the method found no usable field")
+        raise DataError(
+            f"{moving_id} to {fixed_id}: the method found no usable field",
+            remedy="train it for longer, or use other weights",
+        )
     before, affine, dice = (mean_dice(pair.fixed_labels, moved) for moved in _moved_labels(pair, found, u))
     folded = field.jacobian_determinant(u)[:, None][pair.fixed_mask] <= 0
     percent = 100 * float(folded.float().mean())

@@ -117,7 +117,9 @@ def _records(manifest: Path) -> dict[str, dict[str, Any]]:
         contents = json.loads(manifest.read_text(encoding="utf-8"))
         return {str(record["name"]): record for record in contents["models"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError("the list of weights cannot be read", file=manifest) from error
+        raise DataError(
+            "the list of weights cannot be read", file=manifest, remedy="repair weights/manifest.json"
+        ) from error
 
 
 def _ordered(recipes: Sequence[Path]) -> list[Path]:

@@ -48,7 +48,11 @@ def pack(folder: Path, split: str, out: Path, *, names: Path, progress: Callable
     train = [name for name, kind in subjects.items() if kind == "train"]
     chosen = [name for name, kind in subjects.items() if kind == split]
     if not chosen or not train:
-        raise DataError(f"no subject of split {split!r}", file=folder / "splits.csv")
+        raise DataError(
+            f"no subject of split {split!r}",
+            file=folder / "splits.csv",
+            remedy="check the column split of the table",
+        )
     reference, geometry = _reference(folder, train)
     place = partial(_place, folder, reference=reference, grid=geometry)
     return _write(chosen, place, geometry, out, names=names, progress=progress)
@@ -65,7 +69,11 @@ def pack_heads(
     """
     chosen = [name for name, kind in _subjects(folder).items() if kind == split]
     if not chosen:
-        raise DataError(f"no subject of split {split!r}", file=folder / "splits.csv")
+        raise DataError(
+            f"no subject of split {split!r}",
+            file=folder / "splits.csv",
+            remedy="check the column split of the table",
+        )
     grid = _centred(HEAD_SHAPE)
     return _write(chosen, partial(_place_head, folder, grid=grid), grid, out, names=names, progress=progress)
 
@@ -174,7 +182,10 @@ def _fit(reference: Centroids, own: Centroids) -> transforms.Affine:
     """The affine from reference to subject that brings shared centroids together in least squares."""
     shared = sorted(set(reference) & set(own))
     if len(shared) < 4:
-        raise DataError(f"an affine needs four regions that every subject has, got {len(shared)}")
+        raise DataError(
+            f"an affine needs four regions that every subject has, got {len(shared)}",
+            remedy="label at least four regions in every subject",
+        )
     source = np.c_[np.array([reference[k] for k in shared]), np.ones(len(shared))]
     solution, *_ = np.linalg.lstsq(source, np.array([own[k] for k in shared]), rcond=None)
     matrix = torch.eye(4, dtype=torch.float64)

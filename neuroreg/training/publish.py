@@ -76,7 +76,7 @@ def _best_row(log: Path, metadata: dict[str, str]) -> dict[str, str]:
     # where registration was judged, that counts; a method taught on single points is judged by these alone
     rows = [row for row in validated if row["folded_percent"]] or validated
     if not rows:
-        raise DataError("the log has no validation yet", file=log)
+        raise DataError("the log has no validation yet", file=log, remedy="train until the first validation")
     kept = [row for row in rows if row["step"] == metadata.get("step")]
     return max(kept or rows, key=lambda row: float(row["dice"]))
 

@@ -155,14 +155,18 @@ class Recipe(BaseModel):
 def load_recipe(path: Path) -> Recipe:
     """Read a YAML recipe. Raises NoInputError, DataError naming the option that is wrong."""
     if not path.is_file():
-        raise NoInputError("no such recipe", file=path)
+        raise NoInputError(
+            "no such recipe",
+            file=path,
+            remedy="check the path; weights/ holds the recipes of the published weights",
+        )
     try:
         contents = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Recipe.model_validate(contents)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError("not a YAML file", file=path) from error
+        raise DataError("not a YAML file", file=path, remedy="correct the recipe") from error
     except ValidationError as error:
-        raise DataError(sentence(error), file=path) from error
+        raise DataError(sentence(error), file=path, remedy="correct the recipe") from error
 
 
 def weights_metadata(recipe: Recipe) -> dict[str, str]:

@@ -123,11 +123,11 @@ def build(recipe: Recipe) -> TrainableMethod:
     """The recipe's method with fresh weights, or with those named by ``initial``. Raises UsageError, DataError."""
     kind: Any = find(METHODS, recipe.method, kind="method").load()
     if not hasattr(kind, "losses"):
-        raise UsageError(f"method {recipe.method!r} has nothing to train")
+        raise UsageError(f"method {recipe.method!r} has nothing to train", remedy="see neuroreg methods")
     try:
         method: TrainableMethod = kind(kind.Config.model_validate(recipe.config))
     except ValidationError as error:
-        raise DataError(f"config of the method: {sentence(error)}") from error
+        raise DataError(f"config of the method: {sentence(error)}", remedy="correct the recipe") from error
     if recipe.initial is not None:
         load_initial(method.network, _initial(recipe.initial, recipe.begins_with))
     return method

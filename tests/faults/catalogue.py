@@ -10,13 +10,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import catalogue_batch  # noqa: E402
-import catalogue_files  # noqa: E402
-import catalogue_geometry  # noqa: E402
-import catalogue_system  # noqa: E402
-import catalogue_text  # noqa: E402
-import catalogue_values  # noqa: E402
-from scene import Fault  # noqa: E402
+import catalogue_batch
+import catalogue_files
+import catalogue_geometry
+import catalogue_system
+import catalogue_text
+import catalogue_values
+from scene import Fault
 
 NUMBERS = range(1, 70)
 PAGE = Path(__file__).resolve().parents[2] / "examples" / "FAULTS.md"

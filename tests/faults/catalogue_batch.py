@@ -121,7 +121,7 @@ def dead_coordinator(scene: Scene) -> None:
 
 
 def resumed(scene: Scene) -> None:
-    """What changed is made again and the reason told; the rest stays, byte for byte, records with their times included."""
+    """What changed is made again and the reason told; the rest stays, byte for byte, records included."""
     folder = scene.folder
     write_table(folder / "cohort.csv", GOOD)
     assert batch(folder, "cohort.csv", "out").returncode == 0

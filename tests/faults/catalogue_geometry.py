@@ -12,7 +12,7 @@ from nifti_bytes import nifti, phantom, save
 from numpy.typing import NDArray
 from scene import TOY, Fault, Scene
 
-from neuroreg.io import files
+from neuroreg.io import files, images
 from neuroreg.io.images import write_image
 from neuroreg.pipeline.template import load_template
 from neuroreg.volume import Volume
@@ -91,14 +91,19 @@ def chosen_frame(scene: Scene) -> None:
 def short_of_memory(scene: Scene) -> None:
     """The estimate of memory comes before any work: a giant image is turned away, nothing is made."""
     before = scene.files()
-    scene.patch.setattr(files, "available_memory", lambda: 1_000_000)
+    for free, what in (
+        (10_000_000, "the registration needs about"),
+        (1_000_000, "an image of 56848 voxels needs about"),
+    ):
+        scene.patch.setattr(files, "available_memory", lambda free=free: free)
+        answer = scene.register()
+        assert answer.code == 75
+        assert answer.error.startswith(what)
+    scene.patch.setattr(images, "available_memory", lambda: 1_000_000)
     answer = scene.register()
     assert answer.code == 75
-    assert answer.error.startswith("reading it needs 0.0 GiB of memory, 0.0 GiB are free; fixed.nii.gz; ")
-    scene.patch.setattr(files, "available_memory", lambda: 10_000_000)
-    answer = scene.register()  # enough to read, not to register
-    assert answer.code == 75
-    assert "an image of 56848 voxels" in answer.error
+    assert answer.error.startswith("reading it needs")
+    assert "; fixed.nii.gz; " in answer.error
     assert scene.files() == before
 
 
@@ -203,41 +208,89 @@ FLAT = lambda rows: np.diag([1.0, 1.0, 0.0, 1.0]) @ rows  # noqa: E731
 NEGATIVE = [1.0, -3.2, 3.0, 3.5, 1, 1, 1, 1]
 
 FAULTS = (
-    Fault(30, "a single slice", 65, "", array(phantom((33, 30, 1)))),
-    Fault(30, "a 2-D image", 65, "", array(np.ones((33, 30), "i2"))),
-    Fault(31, "4-D with one frame", 0, "", frames(1)),
-    Fault(31, "4-D with many frames", 65, "", frames(3)),
+    Fault(30, "a single slice", 65,
+          "expected one 3-D volume, got a 2-D image or single slice: 33 x 30 x 1; moving.nii.gz; give the whole"
+          " volume", array(phantom((33, 30, 1)))),
+    Fault(30, "a 2-D image", 65,
+          "expected one 3-D volume, got a 2-D image or single slice: 33 x 30; moving.nii.gz; give the whole volume",
+          array(np.ones((33, 30), "i2"))),
+    Fault(31, "4-D with one frame", 0,
+          "moving.nii.gz: a 4-D file with a single frame was read as one 3-D volume", frames(1)),
+    Fault(31, "4-D with many frames", 65,
+          "expected one 3-D volume, got 3 frames; moving.nii.gz; choose one with --frame N, from 0 (neuroreg "
+          "convert has it too)", frames(3)),
     Fault(31, "4-D with many frames, and --frame", 0, "the chosen volume, with a note", play=chosen_frame),
-    Fault(32, "three voxels a side", 65, "", array(np.arange(27, dtype="i2").reshape(3, 3, 3))),
-    Fault(33, "eight voxels a side", 65, "", array(phantom((8, 8, 8)))),
+    Fault(32, "three voxels a side", 65,
+          "the image is too small: 3 x 3 x 3, at least 16 voxels per axis are needed; moving.nii.gz; give the "
+          "whole volume: resampling a thumbnail does not help", array(np.arange(27, dtype="i2").reshape(3, 3, 3))),
+    Fault(33, "eight voxels a side", 65,
+          "the image is too small: 8 x 8 x 8, at least 16 voxels per axis are needed; moving.nii.gz; give the "
+          "whole volume: resampling a thumbnail does not help", array(phantom((8, 8, 8)))),
     Fault(34, "more than memory holds", 75, "refused before any work, with the GiB it would take",
           play=short_of_memory),
-    Fault(35, "negative pixdim", 0, "", header(pixdim=NEGATIVE)),
-    Fault(35, "negative pixdim and nothing else to go by", 65, "",
+    Fault(35, "negative pixdim", 0,
+          "moving.nii.gz: negative voxel size -3.2 x 3 x 3.5 mm: the absolute values were used, nothing flipped",
+          header(pixdim=NEGATIVE)),
+    Fault(35, "negative pixdim and nothing else to go by", 65,
+          "the voxel size is negative and there is no world frame: left and right are unsure; moving.nii.gz; "
+          "set the qform or sform of the file",
           header(pixdim=NEGATIVE, qform_code=0, sform_code=0)),
-    Fault(36, "a voxel size of zero", 65, "", header(pixdim=[1, 3.2, 0, 3.5, 1, 1, 1, 1])),
-    Fault(36, "a voxel size of NaN", 65, "", header(pixdim=[1, 3.2, float("nan"), 3.5, 1, 1, 1, 1])),
-    Fault(37, "sheared axes, cosine .02", 65, "", matrix(shear(0.02))),
-    Fault(37, "sheared axes, cosine .0008", 0, "", matrix(shear(0.0008))),
-    Fault(38, "a singular matrix", 65, "", matrix(FLAT)),
-    Fault(39, "sform and qform 5 mm apart", 65, "", matrix(shifted(5.0), qform=True)),
-    Fault(39, "sform and qform .3 mm apart", 0, "", matrix(shifted(0.3), qform=True)),
-    Fault(39, "sform a mirror of the qform", 65, "", matrix(mirrored, qform=True)),
-    Fault(40, "no world frame: both codes 0", 0, "", header(qform_code=0, sform_code=0),
+    Fault(36, "a voxel size of zero", 65,
+          "the voxel spacing is zero or not a number: 3.2 x 0 x 3.5 mm; moving.nii.gz; repair the header",
+          header(pixdim=[1, 3.2, 0, 3.5, 1, 1, 1, 1])),
+    Fault(36, "a voxel size of NaN", 65,
+          "the voxel spacing is zero or not a number: 3.2 x nan x 3.5 mm; moving.nii.gz; repair the header",
+          header(pixdim=[1, 3.2, float("nan"), 3.5, 1, 1, 1, 1])),
+    Fault(37, "sheared axes, cosine .02", 65,
+          "the voxel axes are sheared by 0.02 (limit 0.001); moving.nii.gz; resample the image onto a "
+          "rectangular grid first", matrix(shear(0.02))),
+    Fault(37, "sheared axes, cosine .0008", 0,
+          "moving.nii.gz: the voxel axes were sheared by 0.0008 and have been made orthogonal",
+          matrix(shear(0.0008))),
+    Fault(38, "a singular matrix", 65,
+          "the voxel-to-world matrix is singular; moving.nii.gz; repair the header", matrix(FLAT)),
+    Fault(39, "sform and qform 5 mm apart", 65,
+          "sform and qform differ by up to 5 mm: the file says two things about where the head is; "
+          "moving.nii.gz; choose with --xform sform or --xform qform (neuroreg convert has it too)",
+          matrix(shifted(5.0), qform=True)),
+    Fault(39, "sform and qform .3 mm apart", 0,
+          "moving.nii.gz: sform and qform differ by up to 0.3 mm: the sform was used",
+          matrix(shifted(0.3), qform=True)),
+    Fault(39, "sform a mirror of the qform", 65,
+          "sform and qform differ by handedness: the file says two things about where the head is; "
+          "moving.nii.gz; choose with --xform sform or --xform qform (neuroreg convert has it too)",
+          matrix(mirrored, qform=True)),
+    Fault(40, "no world frame: both codes 0", 0,
+          "moving.nii.gz: no world frame (sform and qform codes are 0): axes taken as they are stored, origin 0",
+          header(qform_code=0, sform_code=0),
           words=(*FIRST, "--dry-run")),
-    Fault(41, "unit of length unknown", 0, "", header(xyzt_units=0)),
-    Fault(41, "microns that are millimetres", 65, "", header(xyzt_units=3)),
-    Fault(41, "a head of 1.4 m", 65, "", matrix(scaled(10.0))),
-    Fault(41, "a head of 1.4 cm", 65, "", matrix(scaled(0.1))),
+    Fault(41, "unit of length unknown", 0,
+          "moving.nii.gz: the unit of the voxel size is not given: millimetres assumed", header(xyzt_units=0)),
+    Fault(41, "microns that are millimetres", 65,
+          "no head is 0.1344 mm long (expected 50 to 600 mm), voxels are 0.0032 x 0.003 x 0.0035 mm; "
+          "moving.nii.gz; correct the spacing or its unit in the header", header(xyzt_units=3)),
+    Fault(41, "a head of 1.4 m", 65,
+          "no head is 1344 mm long (expected 50 to 600 mm), voxels are 32 x 30 x 35 mm; moving.nii.gz; correct "
+          "the spacing or its unit in the header", matrix(scaled(10.0))),
+    Fault(41, "a head of 1.4 cm", 65,
+          "no head is 13.44 mm long (expected 50 to 600 mm), voxels are 0.32 x 0.3 x 0.35 mm; moving.nii.gz; "
+          "correct the spacing or its unit in the header", matrix(scaled(0.1))),
     Fault(42, "a mirrored brain", 3, "the verdict is fail and names the image, whichever it is", play=mirrored_brain),
-    Fault(42, "unlike handedness where a header is in doubt", 0, "", other_handedness,
+    Fault(42, "unlike handedness where a header is in doubt", 0,
+          "the axes of the two images have different handedness and a header leaves left and right in doubt; "
+          "make sure that left is left in both", other_handedness,
           words=(*FIRST, "--dry-run")),
-    Fault(43, "no overlap: 2 m apart", 65, "", far_apart),
+    Fault(43, "no overlap: 2 m apart", 65,
+          "the brains of the two images do not overlap: 0 % after the affine; moving.nii.gz; check that both "
+          "images show the same organ and that their headers are right", far_apart),
     Fault(43, "2 m apart, with an affine", 0, "brought together from their centres, with a warning", play=centred),
     Fault(44, "another contrast", 3, "no pass; the reasons name the contrast", play=other_contrast),
-    Fault(45, "labels on another grid", 65, "", labels_elsewhere, words=EXCHANGED),
+    Fault(45, "labels on another grid", 65,
+          "the grid (42, 40, 36) differs from the (38, 44, 34) of fixed.nii.gz; moving_seg.nii.gz; labels and "
+          "masks must lie on the grid of their image", labels_elsewhere, words=EXCHANGED),
     Fault(46, "a label missing on one side", 0, "its row says so, Dice 0, distances blank", play=missing_label),
-    Fault(47, "fixed and moving are one file", 0, "",
+    Fault(47, "fixed and moving are one file", 0,
+          "fixed and moving are the same image",
           lambda f: (f / MOVING).write_bytes((f / "fixed.nii.gz").read_bytes())),
     Fault(48, "an output that is an input", 2, "refused, by whatever name and with --overwrite too",
           play=over_an_input),

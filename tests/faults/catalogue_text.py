@@ -77,7 +77,7 @@ def published(scene: Scene, damage: Callable[[bytes], bytes]) -> Answer:
 
 
 def damaged_weights(scene: Scene) -> None:
-    """Cut off, empty, or one bit of one number: the sha256 of the list of weights tells, here and in `models verify`."""
+    """Cut off, empty, or one bit of one number: the sha256 in the list tells, here and in `models verify`."""
     for damage in (
         lambda whole: whole[:-7],
         lambda whole: b"",
@@ -117,11 +117,23 @@ def odd_tables(scene: Scene) -> None:
 FAULTS = (
     Fault(64, "weights cut off or with a flipped bit", 65, "named by file and sha256, also by `models verify`",
           play=damaged_weights),
-    Fault(64, "weights that are not finite", 65, "", not_finite(), words=MINE),
-    Fault(65, "weights of another network", 65, "", own({f"block{i}.weight": torch.zeros(2) for i in range(4)}),
+    Fault(64, "weights that are not finite", 65,
+          "weights that are not finite numbers in encoder.0.weight; mine.safetensors; train them again, or use "
+          "other weights", not_finite(), words=MINE),
+    Fault(65, "weights of another network", 65,
+          "these weights do not fit this network: missing encoder.0.weight, encoder.0.bias, encoder.2.weight "
+          "and 15 more, unexpected block0.weight, block1.weight, block2.weight and 1 more; mine.safetensors; "
+          "use the method and options of the recipe that made them",
+          own({f"block{i}.weight": torch.zeros(2) for i in range(4)}),
           words=MINE),
     Fault(66, "a pickle, also renamed .safetensors", 65, "refused by what it is, never unpickled", play=pickles),
-    Fault(67, "manifest: `../`, absolute, missing, doubled", 2, "", manifest(WRONG), words=COHORT),
-    Fault(67, "manifest: no column moving", 2, "", manifest("id,fixed\na,fixed.nii.gz\n"), words=COHORT),
+    Fault(67, "manifest: `../`, absolute, missing, doubled", 2,
+          "line 2: the id '../up' is not 1 to 64 of A-Z a-z 0-9 . _ - without a dot in front; line 3: moving: "
+          "the file lies outside the folder of the manifest, give --root (passwd); line 4: moving: no such file"
+          " (none.nii.gz); line 5: the id 'two' is that of line 4; cohort.csv; nothing was registered: mend the"
+          " table", manifest(WRONG), words=COHORT),
+    Fault(67, "manifest: no column moving", 2,
+          "no column moving; cohort.csv; nothing was registered: mend the table",
+          manifest("id,fixed\na,fixed.nii.gz\n"), words=COHORT),
     Fault(67, "manifest: BOM, `;`, ids 001 and NA", 0, "read as they are written", play=odd_tables),
 )  # fmt: skip

@@ -138,7 +138,7 @@ def check_refusal(fault: Fault, scene: Scene, words: tuple[str, ...], before: di
     assert (given["status"], given["code"]) == ("error", fault.code)
     parts = given["error"]["what"], given["error"]["file"], given["error"]["remedy"]
     assert matches(fault.says, "; ".join(part for part in parts if part))
-    assert parts[0] and parts[2], "every error says what is wrong and what to do"
+    assert all((parts[0], parts[2])), "every error says what is wrong and what to do"
     assert parts[1] or fault.code in (2, 69), "and which file it is about"
     assert str(scene.folder) not in told.out + told.err
     assert "Traceback" in scene.run(*words, "--debug").err

@@ -36,6 +36,8 @@ def test_without_a_fault_all_is_well(scene: Scene) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.title)
 def test_fault(fault: Fault, scene: Scene) -> None:
+    if fault.number != 42:
+        phantoms.leave_sides_unjudged(scene.patch)  # which would take most of the time
     check(fault, scene)
 
 
