@@ -99,7 +99,7 @@ def short_of_memory(scene: Scene) -> None:
         answer = scene.register()
         assert answer.code == 75
         assert answer.error.startswith(what)
-    scene.patch.setattr(images, "available_memory", lambda: 1_000_000)
+    scene.patch.setattr(images, "available_memory", lambda: 100_000)
     answer = scene.register()
     assert answer.code == 75
     assert answer.error.startswith("reading it needs")
