@@ -20,20 +20,8 @@ TOY = (sys.executable, str(TESTS / "toy_cli.py"))
 REAL = (sys.executable, "-m", "neuroreg")
 MARK = "NEUROREG_CAMPAIGN"
 """In the environment of a command and of all that it starts."""
-TOY_REGISTER = [
-    "register",
-    "fixed.nii.gz",
-    "moving.nii.gz",
-    "-o",
-    "out",
-    "--method",
-    "toy",
-    "--affine",
-    "none",
-    "--threads",
-    "1",
-    "-q",
-]
+TOY_METHOD = ["--method", "toy", "--affine", "none", "--threads", "1", "-q"]
+TOY_REGISTER = ["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out", *TOY_METHOD]
 CHANGING = frozenset({"started", "finished", "seconds", "argv"})
 """What differs between two runs that do the same, in ``run.json``."""
 
@@ -154,7 +142,7 @@ def partial(found: Mapping[str, bytes], *runs: Mapping[str, bytes]) -> list[str]
 
 
 def temporary(found: Mapping[str, bytes]) -> list[str]:
-    """Temporary files and locks among the names; the lock file of a batch stays and is no lock while nobody holds it."""
+    """Temporary files and locks among the names; ``.work/lock`` of a batch stays, and alone locks nothing."""
     return [name for name in found if any(part.startswith(".") for part in Path(name).parts)
             and name != os.path.join(".work", "lock")]  # fmt: skip
 

@@ -161,9 +161,7 @@ def moment(found: dict[str, bytes], before: dict[str, bytes]) -> str:
     """When a register was hit, by what it left."""
     final = {name: data for name, data in found.items() if not name.startswith(".")}
     if final == before:
-        return (
-            "while writing" if crash.temporary(found) and any("/" in n for n in found) else "before writing"
-        )
+        return "while writing" if any(".tmp-" in name for name in found) else "before writing"
     return "after writing" if "run.json" in final else "while putting in place"
 
 
