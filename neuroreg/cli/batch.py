@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from neuroreg.cli import batch_options, batch_view, console
-from neuroreg.errors import SOME_FAILED, QualityError, UsageError
+from neuroreg.errors import SOME_FAILED, QualityError, UsageError, WriteError
 
 if TYPE_CHECKING:
     from neuroreg.cohort.case import Cohort
@@ -125,7 +125,7 @@ def execute(
 
 
 def _group(config: "BatchConfig", outcome: "Outcome", *, quiet: bool) -> Path | None:
-    """The page about all cases; none of a shard, whose sisters may be at work. A page that fails is a warning."""
+    """The page about all cases; none of a shard, whose sisters may be at work. One that fails is a warning."""
     if config.shard is not None or not outcome.snapshot.done:
         return None
     from neuroreg.report.group import PAGE_NAME, write_group
@@ -133,6 +133,8 @@ def _group(config: "BatchConfig", outcome: "Outcome", *, quiet: bool) -> Path | 
     page = config.output / PAGE_NAME
     try:
         write_group(config.output, page, overwrite=True)
+    except WriteError:  # the disk is full
+        raise
     except Exception as error:  # noqa: BLE001  # the cases are done and good: they must not fail for a page
         console.warn(
             f"the page of the cohort could not be made: {type(error).__name__}: {error}", quiet=quiet

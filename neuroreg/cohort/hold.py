@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neuroreg.errors import BusyError, CannotCreateError
+from neuroreg.io.files import write_error
 
 WORK = ".work"
 """The folder for unfinished things, on the file system of the outputs."""
@@ -19,7 +20,7 @@ def held(folder: Path, part: str) -> Iterator[Path]:
     """Hold the output folder and give the folder to work in; ``part`` is "" for the whole cohort, or names a shard.
 
     The whole excludes everybody, a shard itself and the whole. What killed coordinators left in the folder to work in
-    is swept. Raises BusyError (75), CannotCreateError (73).
+    is swept. Raises BusyError (75), CannotCreateError (73), WriteError (74) for a full disk.
     """
     work = folder / WORK
     with suppress(FileExistsError):
@@ -54,11 +55,7 @@ def _locked(path: Path, *, shared: bool, folder: Path) -> Iterator[None]:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise CannotCreateError(
-            f"the folder cannot be locked: {error.strerror}",
-            file=folder,
-            remedy="choose another output folder",
-        ) from error
+        raise write_error(error, folder) from error
     try:
         _lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder)
         yield
@@ -84,9 +81,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir()
     except OSError as error:
-        raise CannotCreateError(
-            f"cannot create the folder: {error.strerror}", file=folder, remedy="choose another -o"
-        ) from error
+        raise write_error(error, folder) from error
 
 
 def _sweep(work: Path) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import time
@@ -29,6 +30,7 @@ from neuroreg.errors import (
 
 LOCK_NAME = ".neuroreg.lock"
 _CANNOT_CREATE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = re.compile(r"^\..*\.tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(\..*)?$")
 _STALE_S = 86_400.0  # a temporary file of another machine may be in use; after a day it is not
 _DOUBLE_SUFFIXES = (".nii.gz", ".img.gz", ".hdr.gz")
@@ -104,11 +106,13 @@ def available_memory() -> int | None:
 
 
 def prepare_folder(folder: Path) -> Path:
-    """An existing writable folder; its last level is made when missing. Raises CannotCreateError (73)."""
+    """An existing writable folder; its last level is made when missing. Raises CannotCreateError, WriteError (full)."""
     check_name(folder)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
+        if error.errno in _FULL:
+            raise WriteError("the disk is full", file=folder, remedy="free some space") from error
         what = "the parent folder does not exist" if error.errno == errno.ENOENT else _reason(error)
         raise CannotCreateError(
             f"cannot create the folder: {what}",
@@ -158,10 +162,10 @@ def atomic_write(
     """
     final = check_output(path, overwrite=overwrite)
     remove_orphans(final.parent)
-    temporary = _temporary_beside(final)
+    temporary = temporary_beside(final)
     try:
         _write_and_verify(temporary, final, write, verify)
-        _put_in_place(temporary, final, overwrite=overwrite)
+        put_in_place(temporary, final, overwrite=overwrite)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -179,7 +183,7 @@ def _write_and_verify(
     except (CannotCreateError, WriteError, UsageError):
         raise
     except OSError as error:
-        raise _write_error(error, final) from error
+        raise write_error(error, final) from error
     except (NeuroregError, RuntimeError) as error:  # RuntimeError is what SimpleITK raises
         detail = error.what if isinstance(error, NeuroregError) else str(error).strip().splitlines()[-1]
         raise WriteError(
@@ -187,7 +191,8 @@ def _write_and_verify(
         ) from error
 
 
-def _put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
+def put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name, in the same folder or file system. Raises CannotCreateError, WriteError."""
     try:
         if overwrite:
             temporary.replace(final)
@@ -199,7 +204,7 @@ def _put_in_place(temporary: Path, final: Path, *, overwrite: bool) -> None:
             "the output exists", file=final, remedy="use --overwrite to replace it"
         ) from error
     except OSError as error:
-        raise _write_error(error, final) from error
+        raise write_error(error, final) from error
 
 
 def _link_new(temporary: Path, final: Path) -> None:
@@ -215,14 +220,15 @@ def _link_new(temporary: Path, final: Path) -> None:
 
 
 def remove_orphans(folder: Path) -> int:
-    """Delete the temporary files that killed runs left in ``folder``; returns how many."""
+    """Delete the temporary files and folders that killed runs left in ``folder``; returns how many."""
     removed = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.match(entry.name)
             if match and _is_orphan(entry, match["host"], int(match["pid"])):
                 with suppress(OSError):
-                    os.unlink(entry.path)
+                    remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink
+                    remove(entry.path)
                     removed += 1
     return removed
 
@@ -238,6 +244,8 @@ def output_lock(folder: Path) -> Iterator[None]:
             "another run is writing there", file=folder, remedy="wait for it, or choose another output"
         ) from error
     except OSError as error:
+        if error.errno in _FULL:
+            raise WriteError("the disk is full", file=folder, remedy="free some space") from error
         raise CannotCreateError(
             f"cannot lock the folder: {_reason(error)}", file=folder, remedy="choose another output folder"
         ) from error
@@ -254,7 +262,8 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _temporary_beside(final: Path) -> Path:
+def temporary_beside(final: Path) -> Path:
+    """A name beside ``final`` that ``remove_orphans`` knows when this process is dead; it keeps the suffix."""
     suffix = final.name[len(final.name) - len(suffix_of(final)) :]
     stem = final.name[: len(final.name) - len(suffix)]
     mark = f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -281,7 +290,7 @@ def _check_writable(folder: Path) -> None:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise WriteError("the disk is full", file=folder, remedy="free some space") from error
         raise CannotCreateError(
             f"the folder cannot be written: {_reason(error)}",
@@ -306,7 +315,8 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _write_error(error: OSError, final: Path) -> NeuroregError:
+def write_error(error: OSError, final: Path) -> NeuroregError:
+    """What to tell when ``final`` cannot be written: CannotCreateError (73) or WriteError (74)."""
     if error.errno in _CANNOT_CREATE:
         return CannotCreateError(
             f"cannot create: {_reason(error)}",

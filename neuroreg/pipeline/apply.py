@@ -11,6 +11,7 @@ from neuroreg.io import files
 from neuroreg.io.images import WRITE_SUFFIXES, check_frame, read_image, read_labels, write_image
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
+from neuroreg.io.together import together
 from neuroreg.io.transforms import FIELD_SUFFIXES, holds_vectors, read_transform
 from neuroreg.io.transforms import READ_SUFFIXES as TRANSFORM_SUFFIXES
 from neuroreg.pipeline.config import stem
@@ -91,15 +92,15 @@ def apply(config: ApplyConfig, *, progress: Progress = silent) -> Applied:
     fixed = read_image(config.to, frame=0, xform=config.xform, max_voxels=config.max_voxels)
     transform, warnings = _transform(config)
     warnings += fixed.notes
-    for image, target in zip(images, targets, strict=True):
-        progress(f"move {image.path.name}")
-        moved = resample(image.volume, transform, fixed.volume.geometry)
-        kind = None if config.labels else "float32"
-        warnings += [*image.notes, *write_image(moved, target, pixel_type=kind, overwrite=config.overwrite)]
-        if not bool((moved.data != 0).any()):
-            warnings.append(
-                f"{target.name}: nothing but zeros; do the transform and the image belong together?"
-            )
+    names = [target.name for target in targets]  # all in one folder
+    with together(targets[0].parent, names, overwrite=config.overwrite) as stage:
+        for image, name in zip(images, names, strict=True):
+            progress(f"move {image.path.name}")
+            moved = resample(image.volume, transform, fixed.volume.geometry)
+            kind = None if config.labels else "float32"
+            warnings += [*image.notes, *write_image(moved, stage / name, pixel_type=kind)]
+            if not bool((moved.data != 0).any()):
+                warnings.append(f"{name}: nothing but zeros; do the transform and the image belong together?")
     return Applied(tuple(targets), tuple(warnings))
 
 

@@ -1,8 +1,7 @@
 """Everything a registration leaves behind, in the order of the promise: run.json last."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,21 +66,9 @@ def jacobian_map(displacement: DisplacementField) -> Tensor:
     return out
 
 
-@contextmanager
-def all_or_nothing(folder: Path, names: Mapping[str, str]) -> Iterator[None]:
-    """When writing fails, take away the files this run has made; those that were there before stay."""
-    before = {name for name in names.values() if (folder / name).exists()}
-    try:
-        yield
-    except BaseException:
-        for name in set(names.values()) - before:
-            (folder / name).unlink(missing_ok=True)
-        raise
-
-
 @dataclass(frozen=True)
 class Writer:
-    """Writes the outputs of one run into its folder."""
+    """Writes the outputs of one run into a folder that holds no others."""
 
     config: RegisterConfig
     inputs: Inputs
@@ -125,15 +112,15 @@ class Writer:
         return self._volume(self.maps.moved(image.volume), path)
 
     def _volume(self, volume: Volume, path: Path) -> Sequence[str]:
-        return write_image(volume, path, overwrite=self.config.overwrite)
+        return write_image(volume, path)
 
     def _field(self, path: Path) -> Sequence[str]:
-        write_field(self.maps.field, path, overwrite=self.config.overwrite)
+        write_field(self.maps.field, path)
         return ()
 
     def _transform(self, transform: Transform, path: Path) -> Sequence[str]:
         whole = transform if path.suffix == ".mat" or isinstance(transform, Chain) else Chain((transform,))
-        write_transform(whole, path, overwrite=self.config.overwrite)
+        write_transform(whole, path)
         return ()
 
     def regions(self, path: Path) -> tuple[list[dict[str, str | float | None]], float | None]:
@@ -150,7 +137,7 @@ class Writer:
         by_affine = resample(moving, self.maps.alignment.affine, self.maps.fixed)
         first = dice(fixed.data[0], by_affine.data[0], [region.label for region in outcome.regions])
         rows = [row | {"dice_affine": first.get(int(row["id"] or 0))} for row in outcome.rows()]
-        write_csv(path, (*COLUMNS, "dice_affine"), rows, overwrite=self.config.overwrite)
+        write_csv(path, (*COLUMNS, "dice_affine"), rows)
         return rows, outcome.mean("dice")
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from neuroreg.checkpoints import WeightRecord
 from neuroreg.device import choose_device
+from neuroreg.errors import WriteError
 from neuroreg.io import files
+from neuroreg.io.together import together
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.align import Alignment, align
 from neuroreg.pipeline.case import Reporter, case_of, method_line
@@ -25,7 +27,7 @@ from neuroreg.pipeline.inputs import (
     named_outputs,
     read_inputs,
 )
-from neuroreg.pipeline.outputs import Maps, Writer, all_or_nothing, describe_outputs
+from neuroreg.pipeline.outputs import Maps, Writer, describe_outputs
 from neuroreg.pipeline.quality import Findings, judge
 from neuroreg.pipeline.record import (
     RECORD_NAME,
@@ -93,9 +95,11 @@ def register(
         inputs = read_inputs(config)
         preflight(inputs)
     run = _Run(config, command, clock, engine, inputs, threads, reporter, argv)
-    with _folder(config.folder), all_or_nothing(config.folder, named_outputs(config)):
+    names = list(named_outputs(config).values())
+    with _folder(config.folder):
         alignment = align(config, inputs, engine, clock)
-        return _leave(run, alignment)
+        with together(config.folder, names, mark=RECORD_NAME, overwrite=config.overwrite) as stage:
+            return _leave(run, alignment, stage)
 
 
 @contextmanager
@@ -147,8 +151,8 @@ def plan(config: RegisterConfig) -> dict[str, object]:
     }
 
 
-def _leave(run: _Run, alignment: Alignment) -> RunRecord:
-    """Judge, then write everything in order; the record last."""
+def _leave(run: _Run, alignment: Alignment, stage: Path) -> RunRecord:
+    """Judge, then write everything into ``stage``, in order; the record last."""
     config, clock = run.config, run.clock
     names = named_outputs(config)
     notes = [*run.inputs.warnings, *alignment.warnings, *_left_over(config, names)]
@@ -156,22 +160,19 @@ def _leave(run: _Run, alignment: Alignment) -> RunRecord:
     with clock("judge"):
         inverse = maps.inverse if "inverse" in names else None
         findings = assess(run.inputs, run.engine, alignment, inverse)
-    (config.folder / RECORD_NAME).unlink(
-        missing_ok=True
-    )  # from here on the folder is not that of a finished run
-    writer = Writer(config, run.inputs, maps, config.folder)
+    writer = Writer(config, run.inputs, maps, stage)
     with clock("write"):
         notes += writer.write(names, threads=run.threads)
     rois = None
     if "rois" in names:
         with clock("regions"):
-            rows, dice = writer.regions(config.folder / names["rois"])
+            rows, dice = writer.regions(stage / names["rois"])
             rois, findings = rows, findings.with_figure("dice_mean", dice)
     if "report" in names:
         with clock("report"):
-            _report(run, maps, findings, notes, rois)
-    record = _record(run, alignment, findings, notes)
-    write_record(record, config.folder, overwrite=config.overwrite)
+            _report(run, maps, findings, notes, rois, stage)
+    record = _record(run, alignment, findings, notes, stage)
+    write_record(record, stage, overwrite=False)
     return record
 
 
@@ -197,9 +198,14 @@ def _left_over(config: RegisterConfig, names: Mapping[str, str]) -> Iterator[str
 
 
 def _report(
-    run: _Run, maps: Maps, findings: Findings, notes: list[str], rois: Sequence[Mapping[str, object]] | None
+    run: _Run,
+    maps: Maps,
+    findings: Findings,
+    notes: list[str],
+    rois: Sequence[Mapping[str, object]] | None,
+    stage: Path,
 ) -> None:
-    """The page; when it cannot be made, that is a warning: the registration itself is good."""
+    """The page; when it cannot be made, that is a warning: the registration itself is good. A full disk is none."""
     assert run.reporter is not None
     try:
         provenance = _provenance(run, maps.alignment)
@@ -214,7 +220,9 @@ def _report(
             rois=rois,
             provenance=provenance,
         )
-        run.reporter(run.config.folder / FILES["report"], case, overwrite=run.config.overwrite)
+        run.reporter(stage / FILES["report"], case)
+    except WriteError:
+        raise
     except Exception as error:  # noqa: BLE001  # whatever it is: the registration must not be thrown away for a page
         notes.append(f"the report could not be made: {type(error).__name__}: {error}")
 
@@ -246,7 +254,9 @@ def _identity(weights: WeightRecord | None) -> dict[str, object] | None:
     return None if weights is None else {"name": weights.name, "sha256": weights.sha256}
 
 
-def _record(run: _Run, alignment: Alignment, findings: Findings, notes: Sequence[str]) -> RunRecord:
+def _record(
+    run: _Run, alignment: Alignment, findings: Findings, notes: Sequence[str], stage: Path
+) -> RunRecord:
     names = named_outputs(run.config)
     return RunRecord(
         **_provenance(run, alignment),
@@ -257,5 +267,5 @@ def _record(run: _Run, alignment: Alignment, findings: Findings, notes: Sequence
         seconds=run.clock.total(),
         qc=findings.quality,
         warnings=tuple(notes),
-        outputs=describe_outputs(run.config.folder, names),
+        outputs=describe_outputs(stage, names),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from neuroreg.errors import DataError
 from neuroreg.io import files
 from neuroreg.io.tables import plain, read_csv
+from neuroreg.io.together import together
 from neuroreg.io.transforms import read_transform
 from neuroreg.pipeline.align import COARSE_MM, DIVISOR, Alignment
 from neuroreg.pipeline.case import Reporter, case_of, method_line
@@ -15,7 +16,7 @@ from neuroreg.pipeline.finished import FinishedRun, open_run
 from neuroreg.pipeline.inputs import FILES, ROIS, Inputs, read_inputs
 from neuroreg.pipeline.outputs import Maps
 from neuroreg.pipeline.quality import measured_maps
-from neuroreg.pipeline.record import RunRecord, read_record, write_record
+from neuroreg.pipeline.record import RECORD_NAME, RunRecord, read_record, write_record
 from neuroreg.preprocess.conform import conform
 from neuroreg.transforms import Affine, Chain, DisplacementField, Transform
 
@@ -36,12 +37,14 @@ def remake_report(folder: Path, *, overwrite: bool, reporter: Reporter, inputs: 
     files.check_output(path, overwrite=overwrite)
     if run.recorded.schema_version < RunRecord.model_fields["schema_version"].default:
         raise DataError("the record is of an earlier version", file=folder, remedy="register again")
-    with files.output_lock(folder):
-        _write(run, path, overwrite=overwrite, reporter=reporter)
+    names = (path.name, RECORD_NAME)
+    with files.output_lock(folder), together(folder, names, overwrite=True) as stage:
+        _write(run, stage, reporter)
     return path
 
 
-def _write(run: FinishedRun, path: Path, *, overwrite: bool, reporter: Reporter) -> None:
+def _write(run: FinishedRun, stage: Path, reporter: Reporter) -> None:
+    """The page, and the record that knows it."""
     record = read_record(run.folder)
     images = read_inputs(_configuration(run, record))
     maps = Maps(_alignment(run, images, record.device), images.fixed.geometry)
@@ -57,8 +60,11 @@ def _write(run: FinishedRun, path: Path, *, overwrite: bool, reporter: Reporter)
         rois=_rois(run),
         provenance=provenance,
     )
-    reporter(path, case, overwrite=overwrite)
-    _note(record, run.folder, path)
+    page = stage / FILES["report"]
+    reporter(page, case)
+    described = {"sha256": files.sha256(page), "bytes": page.stat().st_size}
+    changed = record.model_copy(update={"outputs": {**record.outputs, page.name: described}})
+    write_record(changed, stage, overwrite=False)
 
 
 def _configuration(run: FinishedRun, record: RunRecord) -> RegisterConfig:
@@ -108,10 +114,3 @@ def _number(text: str) -> float | None:
     except ValueError:  # a blank: the region has no such figure
         return None
     return value if math.isfinite(value) else None
-
-
-def _note(record: RunRecord, folder: Path, page: Path) -> None:
-    """The new page among the outputs of run.json."""
-    described = {"sha256": files.sha256(page), "bytes": page.stat().st_size}
-    changed = record.model_copy(update={"outputs": {**record.outputs, page.name: described}})
-    write_record(changed, folder, overwrite=True)

@@ -7,6 +7,7 @@ from neuroreg import __version__
 from neuroreg.errors import UsageError
 from neuroreg.io.files import atomic_write, check_output
 from neuroreg.io.tables import write_csv
+from neuroreg.io.together import together
 from neuroreg.report.group_cases import VERDICTS, Cohort, find_cases
 from neuroreg.report.group_data import (
     MAIN_FIGURES,
@@ -67,12 +68,13 @@ def write_group(folder: Path, output: Path, *, overwrite: bool = False) -> Group
     group = Group.of(cohort)
     text = _render(cohort, group, title=plain(folder.resolve().name), page=output)
     columns, rows = table(group)
-    write_csv(beside, columns, rows, overwrite=overwrite)
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
-    atomic_write(output, write, overwrite=overwrite)
+    with together(output.parent, (beside.name, output.name), overwrite=overwrite) as stage:
+        write_csv(stage / beside.name, columns, rows)
+        atomic_write(stage / output.name, write)
     return GroupSummary(
         cases=len(group.cases),
         passed=group.count("pass"),

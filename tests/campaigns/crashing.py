@@ -1,0 +1,153 @@
+"""What the crash campaigns have in common: commands in processes of their own, and what may be found after them."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+sys.path[:0] = [str(TESTS), str(ROOT)]
+
+import pipeline_phantoms as phantoms  # noqa: E402  # beside the tests, found by the line above
+
+TOY = (sys.executable, str(TESTS / "toy_cli.py"))
+REAL = (sys.executable, "-m", "neuroreg")
+MARK = "NEUROREG_CAMPAIGN"
+"""In the environment of a command and of all that it starts."""
+TOY_METHOD = ["--method", "toy", "--affine", "none", "--threads", "1", "-q"]
+TOY_REGISTER = ["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out", *TOY_METHOD]
+CHANGING = frozenset({"started", "finished", "seconds", "argv"})
+"""What differs between two runs that do the same, in ``run.json``."""
+
+
+def pair(folder: Path) -> Path:
+    """A folder with fixed.nii.gz and moving.nii.gz, their label maps, and three cases in cases.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    phantoms.save_pair(folder)
+    phantoms.save_labels(folder)
+    rows = [f"{name},fixed.nii.gz,moving.nii.gz,toy,{more}" for name, more in
+            (("001", ""), ("NA", "amplitude=0.5"), ("also-good", "amplitude=1"))]  # fmt: skip
+    (folder / "cases.csv").write_text("\n".join(["id,fixed,moving,method,set", *rows]) + "\n")
+    return folder
+
+
+def environment(mark: str = "", **more: str) -> dict[str, str]:
+    """Of a command: one thread, the code of this checkout, and a mark to know its processes by."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOY_SIDES": "unjudged",
+            MARK: mark, **more}  # fmt: skip
+
+
+def start(words: Sequence[str], folder: Path, mark: str = "", **more: str) -> "subprocess.Popen[str]":
+    """A command in a process group of its own."""
+    return subprocess.Popen(
+        words, cwd=folder, env=environment(mark, **more), text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def call(words: Sequence[str], folder: Path, **more: str) -> "subprocess.CompletedProcess[str]":
+    """A command from start to end."""
+    return subprocess.run(
+        words, cwd=folder, env=environment(**more), text=True, capture_output=True, check=False, timeout=600
+    )
+
+
+def living(mark: str) -> list[int]:
+    """Processes that carry the mark and are no zombies."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            if state != "Z" and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+def kill(process: "subprocess.Popen[str]", mark: str, *, everything: bool) -> None:
+    """SIGKILL: to the process alone, or to all that carry the mark, as the kernel ends a container."""
+    for pid in living(mark) if everything else [process.pid]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.communicate()
+
+
+def gone(mark: str, *, within_s: float = 15.0) -> bool:
+    """Whether nothing that carries the mark lives on; a worker that imports torch notices a little later."""
+    until = time.monotonic() + within_s
+    while living(mark):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below, by its path; nothing when the folder is missing."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.is_symlink()}  # fmt: skip
+
+
+def sha256(data: bytes) -> str:
+    """The hex digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def settled(record: bytes) -> dict[str, object]:
+    """A ``run.json`` without what differs between two runs that do the same."""
+    found = json.loads(record)
+    return {name: value for name, value in found.items() if name not in CHANGING}
+
+
+def same(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> bool:
+    """Whether two output folders hold the same, the times in the records apart."""
+    return one.keys() == other.keys() and all(
+        settled(one[name]) == settled(other[name])
+        if Path(name).name == "run.json"
+        else one[name] == other[name]
+        for name in one
+    )
+
+
+def partial(found: Mapping[str, bytes], *runs: Mapping[str, bytes]) -> list[str]:
+    """Those files of one output folder that none of the ``runs`` has left, byte for byte; and a run.json that lies."""
+    bad = []
+    for name, data in found.items():
+        if name.startswith("."):
+            continue
+        if name != "run.json":
+            if not any(run.get(name) == data for run in runs):
+                bad.append(name)
+            continue
+        try:
+            told = json.loads(data)["outputs"]
+        except (ValueError, KeyError):
+            bad.append(name)
+            continue
+        if any(sha256(found.get(other, b"")) != said["sha256"] for other, said in told.items()):
+            bad.append("run.json names other files")
+    return bad
+
+
+def temporary(found: Mapping[str, bytes]) -> list[str]:
+    """Temporary files and locks among the names; ``.work/lock`` of a batch stays, and alone locks nothing."""
+    return [name for name in found if any(part.startswith(".") for part in Path(name).parts)
+            and name != os.path.join(".work", "lock")]  # fmt: skip
+
+
+def one_line(err: str, code: int) -> bool:
+    """Whether exactly one line of the error stream is an error, of that code, and none is a traceback."""
+    lines = [line for line in err.splitlines() if "error[" in line]
+    return len(lines) == 1 and lines[0].startswith(f"neuroreg: error[{code}]: ") and "Traceback" not in err
