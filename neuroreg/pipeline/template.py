@@ -1,6 +1,5 @@
 """The template that comes with the package: an average brain, its regions and its mask."""
 
-import json
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from neuroreg import checkpoints
 from neuroreg.errors import DataError
+from neuroreg.parse import from_json
 from neuroreg.volume import Geometry, Volume
 
 DEFAULT = "template-ixi2mm"
@@ -39,10 +39,10 @@ def load_template(name: str = DEFAULT) -> Template:
             f"a template holds intensity, labels and mask, this has {sorted(tensors)}", file=record.path
         )
     try:
-        parts = json.loads(said["geometry"])
+        parts = from_json(said["geometry"])
         geometry = Geometry(**{key: tuple(value) for key, value in parts.items()})
         step = float(said["intensity_step"])
-        names = {int(label): str(text) for label, text in json.loads(said["names"]).items()}
+        names = {int(label): str(text) for label, text in from_json(said["names"]).items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"the template's metadata is damaged: {error}", file=record.path) from error
 
