@@ -7,6 +7,7 @@ and verifying weights is quick. A pickle (.pt, .pth, .ckpt, .bin) can run code o
 import hashlib
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -83,10 +84,11 @@ def weights_home() -> Path:
     """
     chosen = os.environ.get("NEUROREG_HOME")
     package = Path(__file__).resolve().parent
-    candidates = [Path(chosen).expanduser()] if chosen else [package / "_weights", package.parent / "weights"]
+    candidates = [Path(chosen)] if chosen else [package / "_weights", package.parent / "weights"]
     for folder in candidates:
-        if (folder / "manifest.json").is_file():
-            return folder
+        with suppress(OSError, RuntimeError):  # a name that is too long, a home of nobody
+            if (folder.expanduser() / "manifest.json").is_file():
+                return folder.expanduser()
     remedy = "let NEUROREG_HOME name the folder with manifest.json" if chosen else "install neuroreg again"
     raise UnavailableError("no weights folder: manifest.json is missing", file=candidates[-1], remedy=remedy)
 

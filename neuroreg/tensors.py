@@ -106,7 +106,7 @@ def check_fit(network: "nn.Module", path: Path) -> None:
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(name if len(name) <= 80 else f"{name[:77]}..." for name in names[:3]) + more
+    return ", ".join(name if len(name) <= 80 else f"{name[:79]}…" for name in names[:3]) + more
 
 
 def first_line(error: Exception) -> str:
