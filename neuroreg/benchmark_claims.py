@@ -13,11 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.metrics.statistics import PairedTest, compare
+from neuroreg.parse import from_yaml, read_text
 from neuroreg.registry import unknown_name
 from neuroreg.validation import sentence
 
@@ -148,11 +148,11 @@ def load_claims(path: Path) -> Claims:
     if not path.is_file():
         raise NoInputError("no such file of claims", file=path, remedy="check the path")
     try:
-        return Claims.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError("not a YAML file", file=path, remedy="correct the file of claims") from error
+        return Claims.model_validate(from_yaml(read_text(path)))
     except ValidationError as error:
         raise DataError(sentence(error), file=path, remedy="correct the file of claims") from error
+    except (OSError, ValueError) as error:
+        raise DataError("not a YAML file", file=path, remedy=f"what is wrong: {error}") from error
 
 
 def judge(paper: Paper, table: Table) -> tuple[Finding, ...]:

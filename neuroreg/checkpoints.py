@@ -5,26 +5,26 @@ and verifying weights is quick. A pickle (.pt, .pth, .ckpt, .bin) can run code o
 """
 
 import hashlib
-import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 
+from neuroreg import tensors
 from neuroreg.errors import DataError, NoInputError, UnavailableError, UsageError
+from neuroreg.parse import from_json, from_yaml, read_text
 from neuroreg.registry import unknown_name
+from neuroreg.tensors import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SCHEMA = 1
-_FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-_PICKLES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".pt2"})
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # torch's zip container, a bare pickle stream
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _SAFE_SUFFIX = ".safetensors"
 
 
@@ -72,7 +72,7 @@ class _Manifest(BaseModel):
     def _inside_the_folder(cls, models: tuple[WeightRecord, ...]) -> tuple[WeightRecord, ...]:
         for record in models:
             for name in (record.file, *record.also, record.recipe, record.card):
-                if name is not None and not _FILE_NAME.match(name):
+                if name is not None and not _FILE_NAME.fullmatch(name):
                     raise ValueError(f"{record.name}: a plain file name is expected, got {name!r}")
         return models
 
@@ -84,10 +84,11 @@ def weights_home() -> Path:
     """
     chosen = os.environ.get("NEUROREG_HOME")
     package = Path(__file__).resolve().parent
-    candidates = [Path(chosen).expanduser()] if chosen else [package / "_weights", package.parent / "weights"]
+    candidates = [Path(chosen)] if chosen else [package / "_weights", package.parent / "weights"]
     for folder in candidates:
-        if (folder / "manifest.json").is_file():
-            return folder
+        with suppress(OSError, RuntimeError):  # a name that is too long, a home of nobody
+            if (folder.expanduser() / "manifest.json").is_file():
+                return folder.expanduser()
     remedy = "let NEUROREG_HOME name the folder with manifest.json" if chosen else "install neuroreg again"
     raise UnavailableError("no weights folder: manifest.json is missing", file=candidates[-1], remedy=remedy)
 
@@ -96,11 +97,10 @@ def _read_manifest() -> _Manifest:
     home = weights_home()
     path = home / "manifest.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        found = _Manifest.model_validate(raw)
+        found = _Manifest.model_validate(from_json(read_text(path)))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"the list of weights cannot be read: {_first_line(error)}",
+            f"the list of weights cannot be read: {first_line(error)}",
             file=path,
             remedy="install neuroreg again",
         ) from error
@@ -135,9 +135,11 @@ def find(name_or_path: str | Path) -> WeightRecord:
         return _present(records[text])
     path = Path(text)
     looks_like_file = (
-        isinstance(name_or_path, Path) or path.suffix in {_SAFE_SUFFIX, *_PICKLES} or "/" in text
+        isinstance(name_or_path, Path)
+        or path.suffix.lower() in {_SAFE_SUFFIX, *tensors.PICKLES}
+        or "/" in text
     )
-    if looks_like_file or path.exists():
+    if looks_like_file or _exists(path):
         return _from_file(path, records)
     raise UsageError(
         unknown_name("weights", text, records), remedy="see neuroreg models list, or give a file"
@@ -172,11 +174,11 @@ def _present(record: WeightRecord) -> WeightRecord:
 
 def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
     """A record for a file the user named. One that the manifest lists keeps its record, hence its checks."""
-    if not path.exists():
+    if not _exists(path):
         raise NoInputError("no such weights file", file=path, remedy="see neuroreg models list for names")
     if not path.is_file():
         raise UsageError("the weights are not a file", file=path, remedy="give a .safetensors file")
-    _refuse_pickle(path)
+    data = tensors.read_bytes(path)
     for record in records.values():
         if record.path.exists() and record.path.samefile(path):
             return record
@@ -186,13 +188,13 @@ def _from_file(path: Path, records: dict[str, WeightRecord]) -> WeightRecord:
             name=re.sub(r"[^a-z0-9._-]", "-", path.stem.lower()).lstrip("._-") or "weights",
             method=method,
             file=path.name,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            sha256=hashlib.sha256(data).hexdigest(),
             config=config,
             folder=path.resolve().parent,
         )
     except ValidationError as error:
         raise DataError(
-            f"the recipe of these weights: {_first_line(error)}",
+            f"the recipe of these weights: {first_line(error)}",
             file=path,
             remedy="put the recipe that made them beside them",
         ) from error
@@ -203,10 +205,10 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
     said = read_metadata(path)
     if "method" in said and "config" in said:
         try:
-            return said["method"], json.loads(said["config"])
+            return said["method"], from_json(said["config"])
         except ValueError as error:
             raise DataError(
-                f"the metadata is damaged: {_first_line(error)}",
+                f"the metadata is damaged: {first_line(error)}",
                 file=path,
                 remedy="get the file again from its source",
             ) from error
@@ -218,30 +220,27 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
             remedy=f"put its recipe {recipe.name} beside it",
         )
     try:
-        read = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        read = from_yaml(read_text(recipe))
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"the recipe cannot be read: {_first_line(error)}",
+            f"the recipe cannot be read: {first_line(error)}",
             file=recipe,
             remedy="put the recipe that made them beside them",
         ) from error
     if not isinstance(read, dict) or not isinstance(read.get("method"), str):
         raise DataError("the recipe does not name a method", file=recipe, remedy="add a line 'method: NAME'")
     # As they are used, not as they were trained: a network trained at 2 mm may be meant to run at 1 mm.
-    return read["method"], {**(read.get("config") or {}), **(read.get("inference") or {})}
+    parts = [read.get(name) or {} for name in ("config", "inference")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise DataError("config and inference of the recipe are no tables of options", file=recipe)
+    return read["method"], {**parts[0], **parts[1]}
 
 
-def _refuse_pickle(path: Path) -> None:
-    with path.open("rb") as stream:
-        start = stream.read(9)
-    # Safetensors begin with the length of a JSON header, whose lowest byte may well be that of a pickle.
-    is_safe = start[8:] == b"{" and 8 + int.from_bytes(start[:8], "little") <= path.stat().st_size
-    if path.suffix in _PICKLES or (start.startswith(_PICKLE_STARTS) and not is_safe):
-        raise DataError(
-            "this is a pickle, which can run code when it is loaded; it was not opened",
-            file=path,
-            remedy="convert it to .safetensors where it came from",
-        )
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise NoInputError(f"no such weights file: {error.strerror}", file=path) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -251,7 +250,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(opened.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise DataError(
-            f"not a readable safetensors file: {_first_line(error)}",
+            f"not a readable safetensors file: {first_line(error)}",
             file=path,
             remedy="get the file again from its source",
         ) from error
@@ -266,7 +265,7 @@ def verify(record: WeightRecord) -> None:
 
 def _verified_bytes(path: Path, expected: str) -> bytes:
     """The file's bytes, hashed as they will be used: nothing can change between the check and the load."""
-    data = path.read_bytes()
+    data = tensors.read_bytes(path)
     actual = hashlib.sha256(data).hexdigest()
     if actual != expected:
         raise DataError(
@@ -280,13 +279,10 @@ def _verified_bytes(path: Path, expected: str) -> bytes:
 def load_tensors(record: WeightRecord) -> "dict[str, Tensor]":
     """The tensors of a record, by name, on the CPU in the type stored.
 
-    Raises DataError when the sha256 differs, the file is not safetensors, it belongs to another method, or a
-    value is not finite.
+    Raises DataError when the sha256 differs, the file is not safetensors, it belongs to another method, it holds
+    other types of numbers than ``tensors.NUMBERS``, or a value is not finite (as float32, where it is a float64).
     """
-    from safetensors import torch as safetensors_torch
-
-    _refuse_pickle(_present(record).path)
-    data = _verified_bytes(record.path, record.sha256)
+    data = _verified_bytes(_present(record).path, record.sha256)
     said = read_metadata(record.path).get("method")
     if record.method is not None and said not in (None, record.method):
         raise DataError(
@@ -294,22 +290,7 @@ def load_tensors(record: WeightRecord) -> "dict[str, Tensor]":
             file=record.path,
             remedy="choose that method, or other weights",
         )
-    try:
-        tensors = safetensors_torch.load(data)
-    except SafetensorError as error:
-        raise DataError(
-            f"not a readable safetensors file: {_first_line(error)}",
-            file=record.path,
-            remedy="get the file again from its source",
-        ) from error
-    broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
-    if broken:
-        raise DataError(
-            f"weights that are not finite numbers in {_some(broken)}",
-            file=record.path,
-            remedy="train them again, or use other weights",
-        )
-    return tensors
+    return tensors.load(data, record.path)
 
 
 def load_into(network: "nn.Module", record: WeightRecord) -> None:
@@ -317,32 +298,6 @@ def load_into(network: "nn.Module", record: WeightRecord) -> None:
 
     The network keeps its own dtype and device; half-precision files are widened on the way.
     """
-    tensors, wanted = load_tensors(record), network.state_dict()
-    missing = [name for name in wanted if name not in tensors]
-    unexpected = sorted(name for name in tensors if name not in wanted)
-    reshaped = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in tensors and tensors[name].shape != wanted[name].shape
-    ]
-    problems = [
-        f"{word} {_some(names)}"
-        for word, names in (("missing", missing), ("unexpected", unexpected), ("other shape", reshaped))
-        if names
-    ]
-    if problems:
-        raise DataError(
-            f"these weights do not fit this network: {', '.join(problems)}",
-            file=record.path,
-            remedy="use the method and options of the recipe that made them",
-        )
-    network.load_state_dict(tensors, strict=True)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    values = load_tensors(record)
+    tensors.check_fit(network, record.path)
+    network.load_state_dict(values, strict=True)

@@ -78,7 +78,7 @@ class BusyError(NeuroregError):
 
 
 _WRITE_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
-_CREATE_ERRNO = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_CREATE_ERRNO = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR})
 
 
 def as_known(error: Exception) -> NeuroregError:
@@ -97,6 +97,8 @@ def as_known(error: Exception) -> NeuroregError:
         return CannotCreateError(
             error.strerror or "not permitted", file=error.filename, remedy="check the permissions"
         )
+    if isinstance(error, RecursionError):
+        return DataError("an input is nested too deeply", remedy="check where it comes from")
     first = str(error).strip().split("\n")[0]
     return InternalError(
         f"unexpected {type(error).__name__}: {first}",

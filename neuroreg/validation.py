@@ -1,11 +1,11 @@
 """Options as they are typed, and what pydantic found wrong with them, as one line in our words."""
 
-import json
 from collections.abc import Sequence
 
 from pydantic import ValidationError
 
 from neuroreg.errors import UsageError
+from neuroreg.parse import from_json
 
 _VALUE_SAYS_NOTHING = frozenset({"missing", "value_error", "extra_forbidden"})
 _MOST_LETTERS = 60  # of a wrong value: a line is read by people
@@ -38,7 +38,7 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, object]:
                 f"option set: expected KEY=VALUE, got {pair!r}", remedy="write it as --set KEY=VALUE"
             )
         try:
-            options[key.strip()] = json.loads(text)
+            options[key.strip()] = from_json(text)
         except ValueError:
             options[key.strip()] = text
     return options

@@ -14,8 +14,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOOR = {
     **dict.fromkeys(("errors", "registry"), 0),
     **dict.fromkeys(
-        ("device", "validation", "parallel", "memory", "box", "volume", "field", "inverse", "transforms"), 1
+        ("device", "parse", "validation", "parallel", "memory", "box", "tensors", "volume", "field"), 1
     ),
+    **dict.fromkeys(("inverse", "transforms"), 1),
     **dict.fromkeys(("io", "preprocess", "losses", "metrics", "nn", "checkpoints"), 2),
     "methods": 3,
     **dict.fromkeys(("refine", "pipeline", "training", "report", "cohort", "benchmark"), 4),
@@ -25,6 +26,7 @@ FLOOR = {
 
 SAME_FLOOR = {
     ("registry", "errors"),
+    ("validation", "parse"),
     ("field", "volume"),
     ("transforms", "volume"),
     ("transforms", "field"),

@@ -1,11 +1,12 @@
 """The state of a run on disk, and the weights that are shipped."""
 
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from neuroreg.errors import DataError
@@ -133,3 +134,60 @@ def test_the_loss_scale_of_fp16_comes_back(tmp_path: Path) -> None:
     load_state(path, net, [optimizer], "abc", scaler=after)
     assert after.state_dict() == before.state_dict()
     assert after.get_scale() == 256.0
+
+
+def rewritten(path: Path, *, digest: bool = False, **metadata: str | None) -> None:
+    """Other metadata for a state; without its sha256 unless told otherwise, as an older program would have left it."""
+    with safe_open(path, framework="pt") as stream:
+        said, tensors = dict(stream.metadata()), {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    kept = {key: value for key, value in {**said, **metadata}.items() if value is not None}
+    if not digest:
+        del kept["sha256"]
+    save_file(tensors, path, metadata=kept)
+
+
+def test_a_flipped_bit_of_a_state_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    save_state(path, *trained(0, 1), PROGRESS, "abc")
+    whole, draw = path.read_bytes(), random.Random(5)
+    for place in [draw.randrange(len(whole) * 8) for _ in range(40)] + [len(whole) * 8 - 1]:
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged|another recipe"):
+            load(path, *trained(1, 0))
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        None, "", "{", "[]", "[" * 100_000, '{"stage": 1}', '{"stage": -1}', '{"step": -5}', '{"step": "3"}',
+        '{"step": 2.5}', '{"step": true}', '{"seconds": "x"}', '{"best_dice": null}',
+    ],
+    ids=lambda text: str(text)[:20],
+)  # fmt: skip
+def test_a_state_that_says_nonsense_is_refused(tmp_path: Path, progress: str | None) -> None:
+    path = tmp_path / "state.safetensors"
+    save_state(path, *trained(0, 1), PROGRESS, "abc")
+    rewritten(path)
+    assert load(path, *trained(1, 0)) == PROGRESS  # an older program's is taken
+    save_state(path, *trained(0, 1), PROGRESS, "abc")
+    rewritten(path, digest=True, progress='{"step": 8}')
+    with pytest.raises(DataError, match="damaged"):
+        load(path, *trained(1, 0))
+    rewritten(path, progress=progress)
+    with pytest.raises(DataError, match=r"damaged; state\.safetensors; start again with --restart"):
+        load(path, *trained(1, 0))
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.0.exp_avg", "optimizer.99.step", "optimizer.x.step", "network.0.weight"]
+)
+def test_a_state_of_other_tensors_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "state.safetensors"
+    save_state(path, *trained(0, 1), PROGRESS, "abc")
+    with safe_open(path, framework="pt") as stream:
+        said = {key: value for key, value in stream.metadata().items() if key != "sha256"}
+    save_file({**load_file(path), name: torch.zeros(2, 3)}, path, metadata=said)
+    with pytest.raises(DataError, match="damaged"):
+        load(path, *trained(1, 0))

@@ -1,6 +1,5 @@
 """What a registration is asked to do, and where each setting comes from: flags > NEUROREG_* > file > default."""
 
-import json
 import tomllib
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from neuroreg.errors import DataError, NoInputError, UsageError
+from neuroreg.parse import from_json
 from neuroreg.pipeline.record import locate
 from neuroreg.registry import unknown_name
 from neuroreg.validation import sentence
@@ -244,10 +244,10 @@ def read_config(file: Path, *, given: Set[str]) -> dict[str, object]:
     """The settings of a .toml or .json file, or of a run record, which need not provide what is ``given`` already."""
     try:
         text = file.read_text(encoding="utf-8")
-        data = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+        data = tomllib.loads(text) if file.suffix == ".toml" else from_json(text)
     except OSError as error:
         raise NoInputError("cannot read the configuration", file=file, remedy="check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not valid TOML or JSON: {error}", file=file, remedy="correct the file") from error
     if not isinstance(data, dict):
         raise DataError(

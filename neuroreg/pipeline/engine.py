@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from neuroreg import checkpoints
-from neuroreg.errors import UsageError
+from neuroreg import checkpoints, tensors
+from neuroreg.errors import DataError, UsageError
 from neuroreg.methods import METHODS, gaussnewton
 from neuroreg.methods.base import Method, Prediction
 from neuroreg.pipeline.config import BRAIN_FINDER, RegisterConfig
@@ -144,7 +145,7 @@ def head_referee() -> AffinePart:
     Raises UnavailableError, DataError.
     """
     kind, weights = _class_of(BRAIN_FINDER), checkpoints.default_for(BRAIN_FINDER)
-    method = kind(kind.Config(**weights.config))
+    method = kind(_own_config(kind, weights))
     checkpoints.load_into(method.network, weights)
     method.network.eval()
     return AffinePart(method)
@@ -157,11 +158,24 @@ def _affine_part(method: Any) -> Method | AffinePart:
 def _ready(name: str, config: RegisterConfig) -> tuple[Method, checkpoints.WeightRecord | None]:
     """The method of that name with the options and the weights of the configuration, or its default ones."""
     kind, options, weights = _choose(name, config)
+    if weights is not None:
+        _check_size(kind, options, weights)
     method = kind(options)
     if weights is not None:
         checkpoints.load_into(method.network, weights)
         method.network.eval()
     return method, weights
+
+
+def _check_size(kind: Any, options: BaseModel, weights: checkpoints.WeightRecord) -> None:
+    """Compare the network with its weights before it takes memory: options may ask for more than there is."""
+    checkpoints.verify(weights)
+    try:
+        with torch.device("meta"):
+            network = kind(options).network
+    except (RuntimeError, OverflowError) as error:
+        raise DataError("no network can have the options of these weights", file=weights.path) from error
+    tensors.check_fit(network, weights.path)
 
 
 def _choose(name: str, config: RegisterConfig) -> tuple[Any, BaseModel, checkpoints.WeightRecord | None]:
@@ -177,8 +191,22 @@ def _choose(name: str, config: RegisterConfig) -> tuple[Any, BaseModel, checkpoi
             f"the weights {weights.name!r} are for method {weights.method!r}, not {name!r}",
             remedy="name the weights and the method that belong together",
         )
+    _own_config(kind, weights)
     options = method_config(kind, config, name=name, below=_options_of(kind, weights, config))
     return kind, options, weights
+
+
+def _own_config(kind: Any, weights: checkpoints.WeightRecord) -> BaseModel:
+    """The options that the weights come with. Raises DataError where the method has no such ones."""
+    try:
+        found: BaseModel = kind.Config.model_validate(weights.config)
+    except ValidationError as error:
+        raise DataError(
+            f"the options that these weights come with: {sentence(error)}",
+            file=weights.path,
+            remedy="use the recipe that made them",
+        ) from error
+    return found
 
 
 def _options_of(kind: Any, weights: checkpoints.WeightRecord, config: RegisterConfig) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """A finished run, read back: its record, its outputs and inputs known by their sha256, and what follows from them."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
 from neuroreg.io.tables import plain, read_label_names
 from neuroreg.io.transforms import read_transform
+from neuroreg.parse import from_json
 from neuroreg.pipeline.outputs import jacobian_map
 from neuroreg.pipeline.record import RECORD_NAME, locate
 from neuroreg.transforms import Affine, DisplacementField, Transform, resample, total_field
@@ -202,7 +202,7 @@ def read_index(folder: Path) -> dict[str, Path]:
     """Name in ``run.json`` -> path, of outputs that lie elsewhere; empty without an index. Raises DataError."""
     path = folder / INDEX_NAME
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -227,7 +227,7 @@ def open_run(folder: Path, *, inputs: Sequence[Path] = ()) -> FinishedRun:
     """
     path = folder / RECORD_NAME
     try:
-        recorded = Recorded.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        recorded = Recorded.model_validate(from_json(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NoInputError(
             "no finished run here", file=folder, remedy="give the output folder of neuroreg register"

@@ -1,6 +1,5 @@
 """The template that comes with the package: an average brain, its regions and its mask."""
 
-import json
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from neuroreg import checkpoints
 from neuroreg.errors import DataError
+from neuroreg.parse import from_json
 from neuroreg.volume import Geometry, Volume
 
 DEFAULT = "template-ixi2mm"
@@ -41,10 +41,10 @@ def load_template(name: str = DEFAULT) -> Template:
             remedy="use a template of neuroreg",
         )
     try:
-        parts = json.loads(said["geometry"])
+        parts = from_json(said["geometry"])
         geometry = Geometry(**{key: tuple(value) for key, value in parts.items()})
         step = float(said["intensity_step"])
-        names = {int(label): str(text) for label, text in json.loads(said["names"]).items()}
+        names = {int(label): str(text) for label, text in from_json(said["names"]).items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"the template's metadata is damaged: {error}", file=record.path, remedy="install neuroreg again"

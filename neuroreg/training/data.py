@@ -1,6 +1,5 @@
 """The packed training set in memory, pairs drawn from it, and their augmentation. Needs no image library."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -13,6 +12,7 @@ from torch import Tensor
 from neuroreg import field
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.methods.base import Batch
+from neuroreg.parse import from_json
 from neuroreg.training.fields import StoredFields
 from neuroreg.volume import Geometry
 
@@ -92,7 +92,7 @@ def load_pack(path: Path) -> PackedSet:
     try:
         # opened here: numpy leaves a damaged archive open
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as contents:
-            geometry = json.loads(str(contents["geometry"]))
+            geometry = from_json(str(contents["geometry"]))
             data = PackedSet(
                 images=torch.from_numpy(contents["images"]),
                 labels=torch.from_numpy(contents["labels"]),

@@ -15,7 +15,8 @@ def load_initial(network: nn.Module, record: checkpoints.WeightRecord) -> None:
     """
     state = network.state_dict()
     for name, value in checkpoints.load_tensors(record).items():
-        if name not in state or not _fits(value, state[name]):
+        alike = name in state and value.is_floating_point() == state[name].is_floating_point()
+        if not alike or not _fits(value, state[name]):
             raise DataError(
                 f"{name} of the initial weights does not fit this network",
                 file=record.path,

@@ -6,10 +6,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neuroreg.errors import DataError, NoInputError
+from neuroreg.parse import from_yaml, read_text
 from neuroreg.training.data import Augmentation
 from neuroreg.training.poses import Poses
 from neuroreg.validation import sentence
@@ -76,7 +76,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the weights")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Name of the weights")
     method: str = Field(description="Name of a trainable method")
     config: dict[str, object] = Field(default_factory=dict, description="Options of the method in training")
     inference: dict[str, object] = Field(
@@ -161,12 +161,11 @@ def load_recipe(path: Path) -> Recipe:
             remedy="check the path; weights/ holds the recipes of the published weights",
         )
     try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Recipe.model_validate(contents)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError("not a YAML file", file=path, remedy="correct the recipe") from error
+        return Recipe.model_validate(from_yaml(read_text(path)))
     except ValidationError as error:
         raise DataError(sentence(error), file=path, remedy="correct the recipe") from error
+    except (OSError, ValueError) as error:
+        raise DataError("not a YAML file", file=path, remedy=f"what is wrong: {error}") from error
 
 
 def weights_metadata(recipe: Recipe) -> dict[str, str]:

@@ -1,28 +1,17 @@
 """Faults 64 to 66 of the catalogue through whole commands: damaged, foreign and malicious weights."""
 
-import hashlib
-import json
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from weights_phantoms import Planted, save_home
 
 from neuroreg.cli import run
 from neuroreg.methods import METHODS
 
 pytestmark = pytest.mark.faults
-
-
-class Planted:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return (Path.touch, (self.trace,))
 
 
 @pytest.fixture
@@ -31,19 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("fixed.nii.gz", "moving.nii.gz"):
         Path(name).write_bytes(b"never read: the weights come first")
-    home = tmp_path / "home"
-    home.mkdir()
-    method = METHODS["neuroreg"].load()
-    config = method.Config(features=4, width=8)
-    save_file(method(config).network.state_dict(), home / "net.safetensors")
-    record = {
-        "name": "net",
-        "method": "neuroreg",
-        "file": "net.safetensors",
-        "sha256": hashlib.sha256((home / "net.safetensors").read_bytes()).hexdigest(),
-        "config": {"features": 4, "width": 8},
-    }
-    (home / "manifest.json").write_text(json.dumps({"schema": 1, "models": [record]}))
+    home = save_home(tmp_path / "home")
     monkeypatch.setenv("NEUROREG_HOME", str(home))
     return home
 
