@@ -134,8 +134,7 @@ def command(words: str, files: dict[str, Path], out: Path) -> list[str]:
     }.get(name, [files["fixed"], files["moving"], "-o", out])
     if name == "evaluate":
         given += ["--transform", run / "transform.h5", "--inverse", run / "inverse.h5"]
-    end = [] if name in ("evaluate", "report") else ["--quiet"]
-    end += [] if name == "report" else ["--overwrite"]
+    end = ["--overwrite"] if name in ("evaluate", "report") else ["--overwrite", "--quiet"]
     return [name, *words.split()[1:], *map(str, given), *end]
 
 
@@ -196,7 +195,7 @@ def rows(pair: Known, name: str, out: Path, todo: list[str]) -> Iterator[tuple[s
             measured([*apply, str(files["moving_labels"]), "--labels", "-o", str(moved), "--overwrite"])
         row = measured(line)
         if words.startswith(("register", "affine")):
-            row["estimate_mb"] = estimate_mb([*line[:-2], "--overwrite"])
+            row["estimate_mb"] = estimate_mb(line)
             if row["exit"] == 0:
                 row |= outcome(pair, target)
         yield words, row
