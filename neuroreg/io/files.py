@@ -27,6 +27,7 @@ from neuroreg.errors import (
     UsageError,
     WriteError,
 )
+from neuroreg.io import free_memory
 
 LOCK_NAME = ".neuroreg.lock"
 _CANNOT_CREATE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
@@ -94,14 +95,9 @@ def sha256(path: Path) -> str:
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that can be had now, the container's limit included; None where it cannot be told."""
-    found = []
-    with suppress(OSError, ValueError):
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    with suppress(OSError, ValueError):  # "max" is no number: then there is no limit
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        found.append(max(0, limit - int(Path("/sys/fs/cgroup/memory.current").read_text())))
+    """Bytes of memory that can be had now, by the machine and by every limit set on this process (container, batch job,
+    ulimit); None where it cannot be told."""
+    found = [*free_memory.of_the_machine(), *free_memory.of_the_groups(), *free_memory.of_the_process()]
     return min(found) if found else None
 
 

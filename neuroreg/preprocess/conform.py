@@ -24,6 +24,7 @@ _ALIGNED = (
     1e-5  # largest deviation of a direction cosine from 0 or 1 that counts as axis-aligned: 2 um in 200 mm
 )
 _SNAP = 1e-3  # voxel positions this close to a voxel centre are read there
+_STEPS = 2.0**20  # of a voxel: a file stored the other way round is read with the same weights to the last bit
 _UNFOLD_ROUNDS = 8
 _MAX_SIDE = 768  # voxels; a larger box is a wrong header or a spacing far too fine
 
@@ -207,11 +208,14 @@ def _onto(data: Tensor, geometry: Geometry, grid: Geometry, *, smooth: bool = Fa
         for axis, blur in enumerate(blurs):
             x = x if blur is None else _along(x, blur, 2 - axis)
         return _oblique(x, geometry, grid)
-    x = x.permute([2 - order[axis][0] for axis in (2, 1, 0)])  # now (z, y, x) of the world
+    # Now (z, y, x) of the world, rising: whatever way round a file is stored, the same numbers go the same way from here.
+    x = x.permute([2 - order[axis][0] for axis in (2, 1, 0)])
+    x = x.flip([2 - axis for axis, (_, sign) in enumerate(order) if sign < 0])
     for axis, (voxel_axis, sign) in enumerate(order):
-        step = sign * geometry.spacing[voxel_axis]
-        offset = (grid.origin[axis] - geometry.origin[axis]) / step
-        reader = _reader(geometry.size[voxel_axis], grid.size[axis], offset, grid.spacing[axis] / step)
+        step, count = geometry.spacing[voxel_axis], geometry.size[voxel_axis]
+        first = geometry.origin[axis] - (step * (count - 1) if sign < 0 else 0.0)
+        offset = (grid.origin[axis] - first) / step
+        reader = _reader(count, grid.size[axis], offset, grid.spacing[axis] / step)
         blur = blurs[voxel_axis]
         x = _along(x, reader if blur is None else reader @ blur, 2 - axis)
     return x[None, None].contiguous()
@@ -242,6 +246,7 @@ def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
 def _reader(n_in: int, n_out: int, offset: float, step: float) -> Tensor:
     """(n_out, n_in) float64: linear interpolation at offset + j step; nothing outside [-1/2, n_in - 1/2]."""
     position = offset + step * torch.arange(n_out, dtype=torch.float64)
+    position = (position * _STEPS).round() / _STEPS
     centre = position.round()
     position = torch.where((position - centre).abs() < _SNAP, centre, position)
     inside = (position >= -0.5) & (position <= n_in - 0.5)
