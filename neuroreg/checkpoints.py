@@ -232,7 +232,11 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
     # As they are used, not as they were trained: a network trained at 2 mm may be meant to run at 1 mm.
     parts = [read.get(name) or {} for name in ("config", "inference")]
     if not all(isinstance(part, dict) for part in parts):
-        raise DataError("config and inference of the recipe are no tables of options", file=recipe)
+        raise DataError(
+            "config and inference of the recipe are no tables of options",
+            file=recipe,
+            remedy="put the recipe that made them beside them",
+        )
     return read["method"], {**parts[0], **parts[1]}
 
 
@@ -240,7 +244,9 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise NoInputError(f"no such weights file: {error.strerror}", file=path) from error
+        raise NoInputError(
+            f"no such weights file: {error.strerror}", file=path, remedy="check the path"
+        ) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:

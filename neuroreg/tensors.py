@@ -25,10 +25,18 @@ def read_bytes(path: Path) -> bytes:
         refuse_pickle(path)
         size = path.stat().st_size
         if size > _MOST_BYTES:
-            raise DataError(f"{size / 1e9:.1f} GB are more than weights can have", file=path)
+            raise DataError(
+                f"{size / 1e9:.1f} GB are more than weights can have",
+                file=path,
+                remedy="check what the file is",
+            )
         return path.read_bytes()
     except OSError as error:
-        raise NoInputError(f"the weights cannot be read: {error.strerror}", file=path) from error
+        raise NoInputError(
+            f"the weights cannot be read: {error.strerror}",
+            file=path,
+            remedy="check the path and its permissions",
+        ) from error
 
 
 def refuse_pickle(path: Path) -> None:
@@ -52,7 +60,11 @@ def read_layout(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise DataError(f"not a readable safetensors file: {first_line(error)}", file=path) from error
+        raise DataError(
+            f"not a readable safetensors file: {first_line(error)}",
+            file=path,
+            remedy="get the file again from its source",
+        ) from error
 
 
 def load(data: bytes, path: Path) -> "dict[str, Tensor]":
@@ -65,15 +77,27 @@ def load(data: bytes, path: Path) -> "dict[str, Tensor]":
 
     strange = sorted(name for name, (kind, _) in read_layout(path).items() if kind not in NUMBERS)
     if strange:
-        raise DataError(f"weights of an unknown type of number in {_some(strange)}", file=path)
+        raise DataError(
+            f"weights of an unknown type of number in {_some(strange)}",
+            file=path,
+            remedy="use safetensors of float32 or float16",
+        )
     try:
         found: dict[str, Tensor] = safetensors_torch.load(data)
     except SafetensorError as error:
-        raise DataError(f"not a readable safetensors file: {first_line(error)}", file=path) from error
+        raise DataError(
+            f"not a readable safetensors file: {first_line(error)}",
+            file=path,
+            remedy="get the file again from its source",
+        ) from error
     floats = {name: tensor.float() for name, tensor in found.items() if tensor.is_floating_point()}
     broken = [name for name, tensor in floats.items() if not bool(tensor.isfinite().all())]
     if broken:
-        raise DataError(f"weights that are not finite numbers in {_some(broken)}", file=path)
+        raise DataError(
+            f"weights that are not finite numbers in {_some(broken)}",
+            file=path,
+            remedy="train them again, or use other weights",
+        )
     return found
 
 

@@ -174,7 +174,11 @@ def _check_size(kind: Any, options: BaseModel, weights: checkpoints.WeightRecord
         with torch.device("meta"):
             network = kind(options).network
     except (RuntimeError, OverflowError) as error:
-        raise DataError("no network can have the options of these weights", file=weights.path) from error
+        raise DataError(
+            "no network can have the options of these weights",
+            file=weights.path,
+            remedy="put the recipe that made them beside them",
+        ) from error
     tensors.check_fit(network, weights.path)
 
 

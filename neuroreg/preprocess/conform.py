@@ -24,7 +24,9 @@ _ALIGNED = (
     1e-5  # largest deviation of a direction cosine from 0 or 1 that counts as axis-aligned: 2 um in 200 mm
 )
 _SNAP = 1e-3  # voxel positions this close to a voxel centre are read there
-_STEPS = 2.0**20  # of a voxel: a file stored the other way round is read with the same weights to the last bit
+_STEPS = (
+    2.0**20
+)  # of a voxel: a file stored the other way round is read with the same weights to the last bit
 _UNFOLD_ROUNDS = 8
 _MAX_SIDE = 768  # voxels; a larger box is a wrong header or a spacing far too fine
 
