@@ -51,9 +51,7 @@ def test_apply_keeps_the_right_on_the_right(fixed: int, moving: int, tmp_path: P
 @pytest.mark.faults
 def test_apply_in_all_48_orders(tmp_path: Path) -> None:
     for number, orders in enumerate(PAIRS):
-        try_apply(tmp_path, orders, (".nii.gz", ".nii", ".mha", ".nrrd")[number % 4].replace(".nii", ".nii"))
-        for name in ("moved.nii", "seg.nii"):
-            (tmp_path / name).unlink(missing_ok=True)
+        try_apply(tmp_path, orders, (".nii.gz", ".mha", ".nrrd")[number % 3])
 
 
 @pytest.mark.faults
@@ -184,11 +182,11 @@ def test_evaluate_knows_the_side_of_landmarks(
     words += ["--moving-landmarks", files[1], "--landmarks-space", space, "--json"]
     assert run([*map(str, words)]) == 0
     told = capsys.readouterr().out
-    assert json.loads(told)["landmarks"]["max_mm"] < 1e-3
+    assert json.loads(told)["landmarks_mapped"]["max_mm"] < 1e-3
     other = "ras" if space == "lps" else "lps"
     assert run([*map(str, words[:-2]), other, "--json"]) == 0
     told = capsys.readouterr().out
-    assert json.loads(told)["landmarks"]["max_mm"] > 10  # the wrong frame shows
+    assert json.loads(told)["landmarks_mapped"]["max_mm"] > 10  # the wrong frame shows
 
 
 @pytest.mark.faults
