@@ -158,7 +158,7 @@ def test_what_they_write_we_apply_alike(made: Path, writer: str, tmp_path: Path)
         ants.write_transform(linear, str(tmp_path / "affine.mat"))
         moved = ants.apply_transforms(
             fixed=ants.image_read(str(made / "fixed.nii.gz")), moving=ants.image_read(str(made / "moving.nii.gz")),
-            transformlist=[str(tmp_path / "affine.mat"), str(made / "their_field.nii.gz")],
+            transformlist=[str(made / "their_field.nii.gz"), str(tmp_path / "affine.mat")],
             whichtoinvert=[False, False], compose=str(tmp_path / "chain"),
         )  # fmt: skip
         (tmp_path / "chain.nii.gz").write_bytes(Path(moved).read_bytes())
