@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 Map = Callable[[Array], Array]
 """points (..., 3) LPS mm -> points"""
 
-RIGHT = np.array([31.0, -5.0, 9.0])
+RIGHT = np.array([31.0, -1.0, 9.0])
 """RAS mm of the large ball: the patient's right"""
 FRONT_TOP_LEFT = np.array([-23.0, 32.0, 24.0])
 """RAS mm of the small ball"""
