@@ -150,7 +150,7 @@ def _examine(path: Path, *, frame: int | None, xform: Xform, max_voxels: int) ->
 def image_facts(image: ImageFile) -> ImageFacts:
     """What can be said of an image without comparing it to another; the ids of a label map are not yet counted."""
     data = image.volume.data
-    invalid = 0 if image.invalid is None else int(image.invalid.sum())
+    invalid = 0 if image.invalid is None else int(image.invalid.count_nonzero())
     return ImageFacts(
         grid=grid_of(image.volume.geometry), pixel_type=image.pixel_type, frames=image.frames,
         minimum=float(data.min()), maximum=float(data.max()),
@@ -177,11 +177,12 @@ def _content(volume: Volume) -> Content:
 
 def _looks_labelled(data: Tensor) -> bool:
     """Whether these are whole numbers, none below 0, in regions of equal ones."""
-    if float(data.min()) < 0 or not bool((data == data.round()).all()):
+    if float(data.min()) < 0 or not all(torch.equal(slab, slab.round()) for slab in data[0]):
         return False
     here, beside = data[..., :-1], data[..., 1:]
-    front = (here != 0) & (beside != 0)
-    return bool((here == beside)[front].float().mean() >= _FLAT) if bool(front.any()) else False
+    front = (here != 0).logical_and_(beside != 0)
+    count = int(front.count_nonzero())
+    return count > 0 and int(front.logical_and_(here == beside).count_nonzero()) >= _FLAT * count
 
 
 def grid_of(geometry: Geometry) -> Grid:
