@@ -345,6 +345,94 @@ class Doctor(Described):
     checks: list[Check]
 
 
+class Refused(Failure):
+    """Why a file is refused."""
+
+    code: int
+    """exit code of a command that needs it"""
+
+
+class Grid(Described):
+    """Where voxels lie. A number that overflows is null, here and in the rest of a file's figures."""
+
+    size: tuple[int, int, int]
+    """voxels, (x, y, z)"""
+    spacing_mm: tuple[Figure, Figure, Figure]
+    field_of_view_mm: tuple[Figure, Figure, Figure]
+    axes: str
+    """the side of the body that each voxel axis runs towards, as RAS or LIA (nibabel's and FreeSurfer's convention)"""
+    oblique_degrees: Figure
+    """the largest angle between a voxel axis and the body axis next to it"""
+
+
+class Image(Described):
+    """What an image holds, or the one frame of it that was read."""
+
+    grid: Grid
+    pixel_type: str
+    """as stored: uint8, int16, float32, ..."""
+    frames: int
+    minimum: Figure
+    """NaN and infinite voxels count as 0"""
+    maximum: Figure
+    zero_percent: float
+    """without the NaN and infinite ones"""
+    invalid_percent: float
+    """of NaN and infinite voxels"""
+    content: Literal["brain", "head", "little", "labels"]
+    """brain: without skull; head: more than a brain; little: less than a brain; labels: a label map"""
+    label_ids: int | None
+    """how many besides 0; null when it is no label map"""
+    sides_in_doubt: bool
+    """the header does not say beyond doubt which side is left"""
+    sha256: str
+
+
+class Part(Described):
+    """One part of a transform, in the order in which they act on the (fixed) point."""
+
+    kind: Literal["affine", "field"]
+    largest_mm: Figure
+    """affine: how far the world's origin is moved; field: the longest displacement"""
+    determinant: tuple[Figure, Figure] | None
+    """lowest and highest of the Jacobian; null where a field has a side of one voxel"""
+    folded_percent: float | None
+    """of the field's voxels with a determinant of 0 or less"""
+    grid: Grid | None
+    """of a field"""
+
+
+class WeightFile(Described):
+    """A weight file."""
+
+    name: str
+    method: str | None
+    published: bool
+    """it is in the list of this installation, and what was published"""
+    tensors: int
+    sha256: str
+
+
+class ExaminedFile(Described):
+    """One file: refused, or exactly one of image, transform and weights."""
+
+    file: str
+    """base name"""
+    image: Image | None
+    transform: list[Part] | None
+    weights: WeightFile | None
+    warnings: list[str]
+    error: Refused | None
+
+
+class DoctorFiles(Described):
+    """The files that were given, in their order; status is "error" when one was refused."""
+
+    code: int
+    """exit code of the process: that of the first file refused, or 0"""
+    files: list[ExaminedFile]
+
+
 class Distance(Described):
     """From the known answer."""
 
@@ -382,7 +470,7 @@ ANSWERS: Mapping[str, tuple[type[BaseModel] | str, ...]] = {
     "models list": (ModelsList,),
     "models verify": (ModelsVerify,),
     "models path": (ModelsPath,),
-    "doctor": (Doctor,),
+    "doctor": (Doctor, DoctorFiles),
     "demo": (Demo,),
     "compose": (Files,),
     "invert": (Inverted,),

@@ -44,6 +44,10 @@ RUN_1: dict[str, Any] = {
 
 _HEAD = {"schema": 1, "status": "ok"}
 _FILES = {**_HEAD, "outputs": ["a"], "warnings": []}
+_REFUSED: dict[str, Any] = {
+    **dict.fromkeys(("image", "transform", "weights"), None),
+    **{"file": "a", "warnings": [], "error": {"code": 66, "what": "so", "file": "a", "remedy": ""}},
+}
 ANSWERS: tuple[dict[str, Any], ...] = (
     {"schema": 1, "status": "error", "code": 66, "error": {"what": "so", "file": None, "remedy": ""}},
     {**_HEAD, "command": "register", "folder": "out", **RUN_2},
@@ -69,6 +73,7 @@ ANSWERS: tuple[dict[str, Any], ...] = (
     {**_HEAD, "command": "models path", "path": "weights"},
     {**_HEAD, "command": "models verify", "verified": ["a"]},
     {**_HEAD, "status": "error", "command": "doctor", "checks": []},
+    {**_HEAD, "status": "error", "command": "doctor", "code": 66, "files": [_REFUSED]},
     {**_HEAD, "command": "of a later version"},
 )
 

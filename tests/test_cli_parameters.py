@@ -1,5 +1,8 @@
 """Parameters as data: the same that the command line takes."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import typer
 
@@ -42,3 +45,19 @@ def test_kinds_choices_and_limits() -> None:
     assert [name for name, one in found.items() if one.many] == ["set_", "also"]
     with pytest.raises(KeyError):
         list(parameters("no-such"))
+
+
+def test_no_help_is_eaten_as_markup() -> None:
+    """Typer's help is rich markup: ``[default: all]`` would not be shown."""
+    found = [
+        help_ for name in COMMANDS for part in commands(load_command(name)) for p in part.params
+        if "[" in (help_ := getattr(p, "help", None) or "")
+    ]  # fmt: skip
+    assert found == []
+
+
+def commands(command: Any) -> Iterator[Any]:
+    """A command, and those below it."""
+    yield command
+    for below in getattr(command, "commands", {}).values():
+        yield from commands(below)

@@ -31,7 +31,9 @@ COMMANDS: Mapping[str, Entry] = {
     "train": Entry("neuroreg.cli.train:command", "Make a weight file from its recipe."),
     "methods": Entry("neuroreg.cli.methods:command", "List the registration methods."),
     "models": Entry("neuroreg.cli.models:command", "List, verify and locate the weights."),
-    "doctor": Entry("neuroreg.cli.doctor:command", "Check the installation, the devices and the weights."),
+    "doctor": Entry(
+        "neuroreg.cli.doctor:command", "Check the installation, or look at files before they are used."
+    ),
     "demo": Entry(
         "neuroreg.cli.demo:command", "Make a pair with a known answer, register it, report the error."
     ),

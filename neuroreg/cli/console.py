@@ -89,13 +89,14 @@ def show_files(
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table of results on stdout: drawn on a terminal, else lines with a tab between cells, and no cell cut."""
+    title = printable(title)
     cells = [[printable("" if cell is None else cell) for cell in row] for row in rows]
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         for line in ([title] if title else []) + ["\t".join(row) for row in (columns, *cells)]:
             sys.stdout.write(line + "\n")
         return
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(title) if title else None, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")  # rich would shorten 16777217 to 1677…
     for row in cells:

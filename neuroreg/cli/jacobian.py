@@ -14,7 +14,7 @@ def command(
     output: options.OutputFile,
     to: Annotated[
         Path | None,
-        typer.Option(metavar="FIXED", help="Image whose grid to use [default: the field's own grid]."),
+        typer.Option(metavar="FIXED", help="Image whose grid to use (default: the field's own grid)."),
     ] = None,
     overwrite: options.Overwrite = None,
     json: options.Json = False,

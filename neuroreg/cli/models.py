@@ -32,7 +32,7 @@ def list_models(json: options.Json = False, debug: options.Debug = False) -> Non
 
 @command.command("verify")
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Names or files [default: all].")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Names or files (default: all).")] = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -65,7 +65,7 @@ def verify(
 @command.command("path")
 def path(
     name: Annotated[
-        str | None, typer.Argument(help="Name of the weights [default: the folder of all].")
+        str | None, typer.Argument(help="Name of the weights (default: the folder of all).")
     ] = None,
     json: options.Json = False,
     debug: options.Debug = False,

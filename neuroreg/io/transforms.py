@@ -104,7 +104,8 @@ def _matrix(record: Record, path: Path) -> torch.Tensor:
         else:  # what it does to the origin and the axes says all
             matrix[:3, 3], *axes = _by_itk(record, path)
             matrix[:3, :3] = np.stack(axes, axis=1) - matrix[:3, 3:]
-        sound = np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3, :3])) >= _MIN_DETERMINANT
+        determinant = abs(np.linalg.det(matrix[:3, :3]))
+        sound = np.isfinite(matrix).all() and _MIN_DETERMINANT <= determinant < np.inf
     if not sound:
         raise DataError(
             "the affine is singular or not finite", file=path, remedy="get the file again from its source"
