@@ -5,6 +5,8 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+from neuroreg import errors
+
 PACKAGE = Path(__file__).resolve().parents[1] / "neuroreg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FUNCTION_LINES = 45
@@ -75,6 +77,26 @@ def idle(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Pass) or (
         isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     )
+
+
+INNER = ("volume.py", "transforms.py", "metrics", "methods", "preprocess")
+"""Rooms whose errors a programmer sees: a user is stopped before, by a floor above them."""
+
+
+def test_every_error_a_user_sees_says_what_to_do() -> None:
+    names = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
+    }
+    mute = [
+        where(path, call)
+        for path in FILES
+        if path.relative_to(PACKAGE).parts[0] not in INNER
+        for call in ast.walk(tree(path))
+        if isinstance(call, ast.Call)
+        and getattr(call.func, "id", "") in names - {"NeuroregError"}
+        and "remedy" not in {keyword.arg for keyword in call.keywords}
+    ]
+    assert mute == []
 
 
 def test_the_repository_speaks_of_the_product_alone() -> None:

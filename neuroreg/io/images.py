@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuroreg.errors import BusyError, DataError, UsageError, WriteError
-from neuroreg.io import nifti_header
+from neuroreg.io import nifti_header, nifti_layout
 from neuroreg.io.files import atomic_write, available_memory, check_input, suffix_of
 from neuroreg.io.layout import ANYTHING, MAX_VOXELS, Layout, Limits, check_field_of_view, geometry_of
 from neuroreg.io.nifti_header import Xform
 from neuroreg.io.nifti_writer import write_nifti
+from neuroreg.io.pixels import to_float, to_integers, to_stored
 from neuroreg.io.stream import GZIP, ZLIB, ByteStream
 from neuroreg.io.text_headers import metaimage_layout, nrrd_layout
 from neuroreg.volume import Geometry, Volume
 
-_MOST_INVALID = 0.05
 _SITK_SUFFIXES = (".mha", ".nrrd")
 READ_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mha", ".mhd", ".nrrd", ".nhdr")
 WRITE_SUFFIXES = (".nii", ".nii.gz", *_SITK_SUFFIXES)
@@ -59,7 +59,7 @@ def read_image(
     """
     path = Path(path)
     raw = _read(path, frame=frame, xform=xform, limits=Limits(max_voxels))
-    data, invalid = _to_float(raw.voxels, raw.layout, path)
+    data, invalid = to_float(raw.voxels, raw.layout, path)
     if float(data.min()) == float(data.max()):
         raise DataError(
             f"every voxel is {float(data.min()):g}: there is nothing to see",
@@ -86,7 +86,7 @@ def read_labels(
     """A label map as int32, or int64 where ids need it, (1, Z, Y, X), exact. Raises as ``read_image``."""
     path = Path(path)
     raw = _read(path, frame=frame, xform=xform, limits=Limits(max_voxels))
-    data = _to_integers(raw.voxels, raw.layout, path)
+    data = to_integers(raw.voxels, raw.layout, path)
     return ImageFile(
         path=path, volume=Volume(torch.from_numpy(data)[None], raw.geometry, is_label=True), notes=raw.notes,
         pixel_type=raw.layout.dtype.name, sha256=raw.sha256, frames=raw.layout.frames,
@@ -171,7 +171,7 @@ def _open_nifti(
     if head[:4] in nifti_header.NIFTI2_STARTS:
         head += stream.read(nifti_header.NIFTI2.itemsize - len(head))
     header = nifti_header.parse(head, file=stream.path)
-    layout = nifti_header.layout_of(header, frame=frame, xform=xform, limits=limits)
+    layout = nifti_layout.layout_of(header, frame=frame, xform=xform, limits=limits)
     if header.paired:
         return layout.in_file(_image_beside(stream.path)), notes
     stream.skip(layout.offset - len(head), past_end=f"vox_offset {layout.offset} lies past the end")
@@ -226,60 +226,6 @@ def _check_memory(layout: Layout, path: Path) -> None:
         )
 
 
-def _to_float(
-    voxels: NDArray[np.generic], layout: Layout, path: Path
-) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """(Z, Y, X) float32 with the header's scaling, and the mask of what was not a finite number."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if (layout.slope, layout.inter) == (1.0, 0.0):
-            data = voxels.astype(np.float32)
-        else:
-            data = (voxels.astype(np.float64) * layout.slope + layout.inter).astype(np.float32)
-    if voxels.dtype.kind != "f" and np.isfinite(data.min()) and np.isfinite(data.max()):
-        return data, None
-    invalid = ~np.isfinite(data)
-    count = int(np.count_nonzero(invalid))
-    if count == 0:
-        return data, None
-    if count > _MOST_INVALID * data.size:
-        raise DataError(
-            f"{count / data.size:.0%} of the voxels are NaN or infinite (at most {_MOST_INVALID:.0%} are accepted)",
-            file=path,
-            remedy="find out what went wrong where the image was made",
-        )
-    data[invalid] = 0.0
-    return data, invalid
-
-
-def _to_integers(
-    voxels: NDArray[np.generic], layout: Layout, path: Path
-) -> NDArray[np.int32] | NDArray[np.int64]:
-    """(Z, Y, X) int32, or int64 where needed. Raises DataError for anything that is not a whole number."""
-    scaled = (layout.slope, layout.inter) != (1.0, 0.0)
-    if scaled or voxels.dtype.kind == "f":
-        values = voxels.astype(np.float64)
-        values = values * layout.slope + layout.inter if scaled else values
-        if (
-            not np.isfinite(values).all()
-            or (values != np.rint(values)).any()
-            or np.abs(values).max() > 2.0**53
-        ):
-            raise DataError(
-                "a label map holds whole numbers only, this one does not",
-                file=path,
-                remedy="was it an intensity image, or labels that were interpolated linearly?",
-            )
-        voxels = values.astype(np.int64)
-    low, high = int(voxels.min()), int(voxels.max())
-    if high > 2**63 - 1:
-        raise DataError(
-            f"the label id {high} does not fit into 64 bits", file=path, remedy="use smaller label numbers"
-        )
-    if low >= -(2**31) and high < 2**31:
-        return voxels.astype(np.int32)
-    return voxels.astype(np.int64)
-
-
 def write_image(
     volume: Volume,
     path: Path | str,
@@ -304,48 +250,12 @@ def write_image(
             file=path,
             remedy="give one scalar volume",
         )
-    voxels, notes = _cast(volume, pixel_type, path)
+    voxels, notes = to_stored(volume, pixel_type, path)
     if suffix in _SITK_SUFFIXES:
         _write_with_sitk(voxels, volume.geometry, path, overwrite=overwrite)
         return notes
     write_nifti(voxels, volume.geometry, path, overwrite=overwrite, description=description)
     return notes
-
-
-def _cast(volume: Volume, pixel_type: str | None, path: Path) -> tuple[NDArray[np.generic], tuple[str, ...]]:
-    """(Z, Y, X) in the type to store; out-of-range values are clamped and noted (fault 28)."""
-    values = volume.data[0].detach().cpu().numpy()
-    dtype = np.dtype(pixel_type or (_smallest_integer(values) if volume.is_label else "float32"))
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise WriteError(
-            f"{int((~np.isfinite(values)).sum())} voxels are not finite: nothing was written",
-            file=path,
-            remedy="this is a bug or a method that diverged; use another method",
-        )
-    if dtype.kind == "f" or dtype == values.dtype:
-        return np.ascontiguousarray(values, dtype), ()
-    limits = np.iinfo(dtype)
-    rounded = np.rint(values) if values.dtype.kind == "f" else values
-    outside = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
-    if outside and volume.is_label:
-        raise WriteError(
-            f"{outside} label ids do not fit into {dtype.name}", file=path, remedy="use a wider type"
-        )
-    notes = (
-        (f"{path.name}: {outside} voxels beyond the range of {dtype.name} were clamped",) if outside else ()
-    )
-    # Clipping in float64 could round 2**63 - 1 up; the range test above is done on what is stored.
-    return np.clip(rounded, limits.min, limits.max).astype(dtype), notes
-
-
-def _smallest_integer(values: NDArray[np.generic]) -> str:
-    low, high = int(values.min()), int(values.max())
-    fits = (
-        name
-        for name in ("uint8", "int16", "int32")
-        if np.iinfo(name).min <= low and high <= np.iinfo(name).max
-    )
-    return next(fits, "int64")
 
 
 def _write_with_sitk(voxels: NDArray[np.generic], geometry: Geometry, path: Path, *, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neuroreg import __version__
 from neuroreg.errors import WriteError
-from neuroreg.io import nifti_header
+from neuroreg.io import nifti_frames, nifti_header
 from neuroreg.io.files import atomic_write, suffix_of
 from neuroreg.io.layout import geometry_of, nearest_rotation
 from neuroreg.io.stream import GZIP, ByteStream
@@ -109,7 +109,7 @@ class _Content:
                 remedy="check the disk and its file system",
             )
         parsed = nifti_header.parse(head, file=temporary)
-        matrix, _ = nifti_header.voxel_to_lps(parsed, xform="auto")
+        matrix, _ = nifti_frames.voxel_to_lps(parsed, xform="auto")
         back, _ = geometry_of(matrix, geometry.size, file=temporary)
         if not back.same_grid(geometry):
             raise WriteError(

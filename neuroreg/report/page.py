@@ -57,7 +57,9 @@ def write_report(path: Path, case: Case, *, overwrite: bool = False) -> None:
     """
     for name in ("scanned", "before", "moved", "jacobian"):
         if not getattr(case, name).geometry.same_grid(case.fixed.geometry):
-            raise DataError(f"the {name} image of the report is not on the fixed grid")
+            raise DataError(
+                f"the {name} image of the report is not on the fixed grid", remedy="this is a bug; report it"
+            )
     script, style = own("report.js"), own("report.css")
     inside = {"script": script, "style": style, "policy": policy([script], None)}
     text = environment().get_template("report.html").render({**_context(case), **inside})

@@ -38,7 +38,9 @@ def test_the_phantom_tells_all_48_orders_apart() -> None:
 @pytest.mark.parametrize("order", [0, 11, 21, 26, 40])  # every order in the faults suite, below
 def test_an_axis_order_is_read_and_written(order: int, tmp_path: Path) -> None:
     where = phantoms.grid(order)
-    source = phantoms.save_nifti(phantoms.image(where), tmp_path / "in.nii", form=("qform", "sform")[order % 2])
+    source = phantoms.save_nifti(
+        phantoms.image(where), tmp_path / "in.nii", form=("qform", "sform")[order % 2]
+    )
     phantoms.check(convert(source, tmp_path / f"out{WRITTEN[order % 4]}"))
     ours = read_image(source).volume
     large, small = phantoms.balls(ours.data[0].numpy(), ours.geometry.voxel_to_world.numpy())
@@ -116,7 +118,9 @@ def test_nibabel_sees_the_same_sides(version: int, tmp_path: Path) -> None:
     kind = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
     for order in range(48):
         made = phantoms.image(phantoms.grid(order, degrees=40.0 - 3 * order))
-        ours = phantoms.save_nifti(made, tmp_path / "a.nii", version=version, form=("qform", "sform")[order % 2])
+        ours = phantoms.save_nifti(
+            made, tmp_path / "a.nii", version=version, form=("qform", "sform")[order % 2]
+        )
         theirs = kind(*(getattr(nibabel.load(ours), name) for name in ("dataobj", "affine")))
         nibabel.save(theirs, tmp_path / "b.nii.gz")
         for source in (ours, tmp_path / "b.nii.gz"):
@@ -140,7 +144,16 @@ def test_real_files_in_other_orders_show_the_same_head(name: str, tmp_path: Path
     assert phantoms.matrix_of(out) == pytest.approx(phantoms.matrix_of(same[0]), abs=1e-3)
     moved = tmp_path / "moved.nii.gz"
     sitk.WriteTransform(sitk.TranslationTransform(3), str(tmp_path / "still.tfm"))
-    words = ["apply", str(tmp_path / "still.tfm"), str(source), "--to", str(reference), "-o", str(moved), "-q"]
+    words = [
+        "apply",
+        str(tmp_path / "still.tfm"),
+        str(source),
+        "--to",
+        str(reference),
+        "-o",
+        str(moved),
+        "-q",
+    ]
     assert run(words) == 0
     shown = [sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype("f8") for path in (moved, reference)]
     assert np.corrcoef(*(one.reshape(-1) for one in shown))[0, 1] > 0.99

@@ -98,7 +98,9 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_the_balls_lie_where_the_letters_say(finished: Path) -> None:
-    compared = [p for p in read_page(finished / "report.html").pictures if any("Moved" in alt for alt in p.images)]
+    compared = [
+        p for p in read_page(finished / "report.html").pictures if any("Moved" in alt for alt in p.images)
+    ]
     assert len(compared) in (3, 6)
     for number, picture in enumerate(compared):
         for alt, shown in picture.images.items():
@@ -125,7 +127,9 @@ def test_growth_is_red_on_the_right(finished: Path) -> None:
         assert {picture.letters[side] for side in towards(blue > red + 60)} == {"L"}
 
 
-def test_the_small_picture_is_radiological_in_the_report_and_in_the_group(finished: Path, tmp_path: Path) -> None:
+def test_the_small_picture_is_radiological_in_the_report_and_in_the_group(
+    finished: Path, tmp_path: Path
+) -> None:
     assert run(["report", "--group", str(finished.parent), "-o", str(tmp_path / "group.html"), "-q"]) == 0
     for path in (finished / "report.html", tmp_path / "group.html"):
         thumbnails = read_page(path).thumbnails
@@ -135,7 +139,9 @@ def test_the_small_picture_is_radiological_in_the_report_and_in_the_group(finish
         assert thumbnails, path.name
         for shown in thumbnails:
             sides = [towards(patch) for patch in brightest(shown)]
-            assert {"west"} in sides, f"{path.name}: {sides}"  # the patient's right on the left of the picture
+            assert {"west"} in sides, (
+                f"{path.name}: {sides}"
+            )  # the patient's right on the left of the picture
             assert {"north"} in sides
             assert not any("east" in side for side in sides)
 
@@ -150,10 +156,16 @@ def test_the_viewer_is_given_the_balls_where_they_are(finished: Path, tmp_path: 
         path = tmp_path / f"{key}.nii.gz"
         path.write_bytes(base64.b64decode(layers[key]["nifti"]))
         image = sitk.ReadImage(str(path))
-        assert np.diag(np.array(image.GetDirection()).reshape(3, 3)).tolist() == [-1, -1, 1]  # RAS, as the page says
+        assert np.diag(np.array(image.GetDirection()).reshape(3, 3)).tolist() == [
+            -1,
+            -1,
+            1,
+        ]  # RAS, as the page says
         origin = np.array(data["grid"]["origin"])
         assert phantoms.lps(np.array(image.GetOrigin())) == pytest.approx(origin, abs=1e-2)
-        at = {name: image.TransformPhysicalPointToIndex(phantoms.lps(p).tolist()) for name, p in PLACES.items()}
+        at = {
+            name: image.TransformPhysicalPointToIndex(phantoms.lps(p).tolist()) for name, p in PLACES.items()
+        }
         values = {name: image[index] for name, index in at.items()}
         if key in ("fixed", "moved"):
             assert min(values["right"], values["front"], values["top"]) > 200

@@ -87,7 +87,13 @@ def test_invert_leads_the_right_back_to_the_right(order: int, tmp_path: Path) ->
     fixed, moving, _ = save_pair(tmp_path, order, 47 - order)
     sitk.WriteTransform(phantoms.itk_affine(), str(tmp_path / "true.mat"))
     for name in ("back.h5", "back.mat", "back.nii.gz"):
-        go("invert", tmp_path / "true.mat", "-o", tmp_path / name, *(["--to", moving] if ".nii" in name else []))
+        go(
+            "invert",
+            tmp_path / "true.mat",
+            "-o",
+            tmp_path / name,
+            *(["--to", moving] if ".nii" in name else []),
+        )
         found = phantoms.itk_points(phantoms.read_itk(tmp_path / name), phantoms.PLACES)
         assert found == pytest.approx(phantoms.true_inverse(phantoms.PLACES), abs=1e-3)
     go("apply", tmp_path / "back.nii.gz", fixed, "--to", moving, "-o", tmp_path / "again.nrrd")
@@ -176,9 +182,18 @@ def test_evaluate_knows_the_side_of_landmarks(
     sitk.WriteTransform(phantoms.itk_affine(), str(tmp_path / "true.tfm"))
     sides = (phantoms.PLACES, phantoms.true_map(phantoms.PLACES))
     files = [
-        save_points(tmp_path / f"{k}.csv", phantoms.lps(p) if space == "ras" else p) for k, p in enumerate(sides)
+        save_points(tmp_path / f"{k}.csv", phantoms.lps(p) if space == "ras" else p)
+        for k, p in enumerate(sides)
     ]
-    words = ["evaluate", regions, regions, "--transform", tmp_path / "true.tfm", "--fixed-landmarks", files[0]]
+    words = [
+        "evaluate",
+        regions,
+        regions,
+        "--transform",
+        tmp_path / "true.tfm",
+        "--fixed-landmarks",
+        files[0],
+    ]
     words += ["--moving-landmarks", files[1], "--landmarks-space", space, "--json"]
     assert run([*map(str, words)]) == 0
     told = capsys.readouterr().out
@@ -195,7 +210,9 @@ def test_evaluate_gives_every_label_its_own_side(order: int, tmp_path: Path) -> 
     where = phantoms.grid(order, degrees=5)
     fixed = phantoms.image(where, phantoms.labels)
     aside = np.array([4.0, 0.0, -3.0])
-    moved = phantoms.image(where, lambda p: phantoms.labels(p - aside * (p[..., :1] < 0)))  # the right one alone
+    moved = phantoms.image(
+        where, lambda p: phantoms.labels(p - aside * (p[..., :1] < 0))
+    )  # the right one alone
     phantoms.save(fixed, tmp_path / "fixed.nii.gz")
     phantoms.save(moved, tmp_path / "moved.nrrd")
     words = ["evaluate", tmp_path / "fixed.nii.gz", tmp_path / "moved.nrrd", "--csv", tmp_path / "rois.csv"]
