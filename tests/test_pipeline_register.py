@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from neuroreg.errors import DataError, UsageError, WriteError
+from neuroreg.errors import DataError, InternalError, UsageError, WriteError
 from neuroreg.io.images import read_image, write_image
 from neuroreg.io.transforms import read_transform, write_transform
 from neuroreg.methods import METHODS
@@ -447,6 +447,10 @@ def test_a_report_that_fails_is_a_warning(pair: tuple[Path, Path], tmp_path: Pat
         getattr(pages[0], name).geometry.same_grid(geometry)
         for name in ("fixed", "scanned", "before", "moved", "jacobian")
     )
+    with pytest.raises(InternalError, match="no ink") as caught:
+        register(config(pair, tmp_path / "strict", outputs="report", strict_report=True), reporter=reporter)
+    assert caught.value.exit_code == 70
+    assert not (tmp_path / "strict").exists()
 
 
 def test_a_failing_write_leaves_nothing(

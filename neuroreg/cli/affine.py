@@ -28,6 +28,7 @@ def command(
     outputs: options.AffineOutputs = None,
     overwrite: options.Overwrite = None,
     strict_qc: options.StrictQc = None,
+    strict_report: options.StrictReport = None,
     provenance: options.Provenance = None,
     device: options.Device = None,
     threads: options.Threads = None,

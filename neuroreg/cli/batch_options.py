@@ -63,6 +63,7 @@ OF_REGISTER: Mapping[str, Any] = {
     "config": options.Config,
     "outputs": options.Outputs,
     "strict_qc": options.StrictQc,
+    "strict_report": options.StrictReport,
     "provenance": options.Provenance,
     "device": options.Device,
     "seed": options.Seed,

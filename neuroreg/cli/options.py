@@ -102,6 +102,9 @@ AffineOutputs = Annotated[
 ]
 Overwrite = Annotated[bool | None, _output("--overwrite", help="Replace outputs that exist.")]
 StrictQc = Annotated[bool | None, _output("--strict-qc", help="Exit with 3 unless the verdict is pass.")]
+StrictReport = Annotated[
+    bool | None, _output("--strict-report", help="Fail when the report cannot be made, else a warning.")
+]
 Provenance = Annotated[str | None, _output(metavar="base|full", help="full: absolute paths in run.json.")]
 
 Device = Annotated[

@@ -37,6 +37,7 @@ def command(
     outputs: options.Outputs = None,
     overwrite: options.Overwrite = None,
     strict_qc: options.StrictQc = None,
+    strict_report: options.StrictReport = None,
     provenance: options.Provenance = None,
     device: options.Device = None,
     threads: options.Threads = None,

@@ -21,7 +21,9 @@ from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.inputs import given_paths, named_outputs
 from neuroreg.pipeline.record import RunRecord, digest, read_record, scrub
 
-_WHERE_NOT_WHAT = ("output", "overwrite", "device", "threads", "provenance", "strict_qc", "weights")
+_WHERE_NOT_WHAT = (
+    "output", "overwrite", "device", "threads", "provenance", "strict_qc", "strict_report", "weights",
+)  # fmt: skip
 """Settings that decide where and how a case is made; ``weights`` count by their sha256."""
 
 

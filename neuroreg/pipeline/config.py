@@ -84,6 +84,8 @@ class RegisterConfig(BaseModel):
     overwrite: bool = False
     outputs: Outputs = OUTPUTS
     strict_qc: bool = False
+    strict_report: bool = False
+    """a report that cannot be made fails the run, which otherwise says so and goes on"""
     frame: int | None = Field(None, ge=0)
     xform: Literal["auto", "sform", "qform"] = "auto"
     max_voxels: int = Field(768**3, ge=1)
@@ -232,6 +234,7 @@ class _Environment(BaseSettings):
     find_brain: bool | None = None
     outputs: Outputs | None = None
     strict_qc: bool | None = None
+    strict_report: bool | None = None
     max_voxels: int | None = None
     provenance: str | None = None
 

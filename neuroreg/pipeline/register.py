@@ -8,7 +8,7 @@ from typing import Any
 
 from neuroreg.checkpoints import WeightRecord
 from neuroreg.device import choose_device
-from neuroreg.errors import WriteError
+from neuroreg.errors import InternalError, WriteError
 from neuroreg.io import files
 from neuroreg.io.together import together
 from neuroreg.pipeline import resources
@@ -223,8 +223,11 @@ def _report(
         run.reporter(stage / FILES["report"], case)
     except WriteError:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever it is: the registration must not be thrown away for a page
-        notes.append(f"the report could not be made: {type(error).__name__}: {error}")
+    except Exception as error:  # whatever it is: the registration must not be thrown away for a page
+        what = f"the report could not be made: {type(error).__name__}: {error}"
+        if run.config.strict_report:
+            raise InternalError(what, remedy="leave --strict-report out to keep the rest") from error
+        notes.append(what)
 
 
 def _provenance(run: _Run, alignment: Alignment) -> dict[str, Any]:
