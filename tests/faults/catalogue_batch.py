@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from catalogue_files import MOVING
-from scene import TESTS, Fault, Scene
+from scene import TESTS, Fault, Scene, crowded
 
 from neuroreg.cohort.journal import read_journal
 from neuroreg.io.tables import read_csv
@@ -30,7 +30,9 @@ GOOD = {"001": "toy", "NA": "toy", "also-good": "toy"}
 def batch(folder: Path, table: str, out: str, *options: str) -> "subprocess.CompletedProcess[str]":
     """``neuroreg batch`` in a process of its own, whose workers know the toys."""
     words = [*PROGRAM, table, "-o", out, *COMMON, *options]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, timeout=120 * crowded(), check=False
+    )
 
 
 def write_table(path: Path, methods: Mapping[str, str]) -> None:
@@ -75,7 +77,9 @@ def bad_cases(scene: Scene) -> None:
         "eats": "memorytoy megabytes=3000", "damaged": "damaged",
     }  # fmt: skip
     write_table(folder / "mixed.csv", {**bad, **GOOD})
-    done = batch(folder, "mixed.csv", "mixed", "--case-timeout", "12", "--memory-limit", "1500")
+    done = batch(
+        folder, "mixed.csv", "mixed", "--case-timeout", str(12 * crowded()), "--memory-limit", "1500"
+    )
     assert done.returncode == 8, done.stderr
     assert "Traceback" not in done.stderr
     found = states(folder / "mixed")

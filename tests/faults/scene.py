@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -102,6 +103,11 @@ class Fault:
     def title(self) -> str:
         """Number and name, two digits first so that they sort."""
         return f"{self.number:02d} {self.name}"
+
+
+def crowded() -> float:
+    """How many times slower than alone this machine may be now: what waits for others waits so much longer."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def matches(says: str, line: str) -> bool:
