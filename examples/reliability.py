@@ -40,7 +40,7 @@ METHODS = (
     "voxelmorph", "ldgnet", "dualflow", "dualprnet", "simcnn",
 )  # fmt: skip
 ON_OASIS = ("affine", "jointaffine", "gaussnewton", "neuroreg", "neuroreg+mid")
-OPTIMISED = ("affine", "gaussnewton", "neuroreg+mid")
+IDENTITY = Affine(torch.eye(4, dtype=torch.float64))
 AXIS = (0.48, -0.64, 0.6)
 WAY = (0.6, 0.0, -0.8)
 STRIPPED_VOXELS = 2

@@ -97,6 +97,14 @@ def conform(
     )  # fmt: skip
 
 
+def grid_around(
+    volume: Volume, mask: Volume | None, *, spacing_mm: float, divisor: int, margin_mm: float = 10.0
+) -> Geometry:
+    """The network grid that ``conform`` puts one image on, without reading the image there. Raises DataError."""
+    boxed, where = _boxed(volume, brain.foreground(volume), mask)
+    return network_grid(boxed, where, spacing_mm, divisor, margin_mm, aligned_with=volume.geometry)
+
+
 def _conform_one(volume: Volume, mask: Volume | None, rule: tuple[float, int, float]) -> masks.Side:
     if volume.data.shape[0] != 1:
         raise DataError(f"expected one channel, got {volume.data.shape[0]}")
