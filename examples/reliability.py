@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from neuroreg.pipeline.inputs import Inputs
 from neuroreg.pipeline.record import Clock, silent
 from neuroreg.preprocess.brain import close_and_fill
 from neuroreg.preprocess.conform import conform
-from neuroreg.transforms import Affine, Transform, resample
+from neuroreg.transforms import Affine, resample
 from neuroreg.volume import Geometry, Volume
 
 METHODS = (

@@ -11,7 +11,10 @@ from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
 _SELF = Path("/proc/self")
-_KEPT_FILES = {"active_file", "inactive_file"}  # of memory.stat; version 1 has those of all below as total_...
+_KEPT_FILES = {
+    "active_file",
+    "inactive_file",
+}  # of memory.stat; version 1 has those of all below as total_...
 _NAMES = {
     2: ("memory.max", "memory.current", ""),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
@@ -51,7 +54,9 @@ def _left(folder: Path, version: int) -> Iterator[int]:
         with suppress(OSError, ValueError):
             for line in (folder / "memory.stat").read_text().splitlines():
                 name, value = line.split()
-                kept += int(value) if name.removeprefix(begin) in _KEPT_FILES and name.startswith(begin) else 0
+                kept += (
+                    int(value) if name.removeprefix(begin) in _KEPT_FILES and name.startswith(begin) else 0
+                )
         yield max(0, limit - max(0, used - kept))
 
 
