@@ -76,7 +76,7 @@ def test_moved_and_stored_otherwise_every_point_keeps_its_value(laws: ModuleType
     assert again.geometry.spacing == (3.0, 2.5, 4.0)
     inside = phantoms.head(move.inverse()(again.geometry.points())) > 0
     gap = (again.data[0] - phantoms.head(move.inverse()(again.geometry.points())))[inside]
-    assert float(gap.abs().median()) < 10  # of several hundred: read linearly
+    assert float(gap.abs().median()) < 5  # of several hundred: read between voxels
 
 
 @pytest.mark.parametrize("spacing", [2.0, 1.0, 3.0])
