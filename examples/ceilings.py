@@ -45,15 +45,15 @@ class Grid:
     spacing: tuple[float, float, float]
 
     def around(self, image: Geometry) -> Geometry:
-        """This grid with the directions and the middle of another."""
+        """The same sides and spacings with the directions and the middle of another grid."""
         turn = torch.tensor(image.direction, dtype=torch.float64).reshape(3, 3)
         half = [(n - 1) / 2 * h for n, h in zip(self.size, self.spacing, strict=True)]
         x, y, z = (image.centre_mm - turn @ torch.tensor(half, dtype=torch.float64)).tolist()
         return Geometry(self.size, self.spacing, (x, y, z), image.direction)
 
     def __str__(self) -> str:
-        spacing = " x ".join(f"{h:g}" for h in self.spacing)
-        return f"{' x '.join(map(str, self.size))}, {spacing if len(set(self.spacing)) > 1 else self.spacing[0]:} mm"
+        steps = self.spacing if len(set(self.spacing)) > 1 else self.spacing[:1]
+        return f"{' x '.join(map(str, self.size))}, {' x '.join(f'{h:g}' for h in steps)} mm"
 
 
 ISOTROPIC = Grid((192, 224, 192), (1.0, 1.0, 1.0))

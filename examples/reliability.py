@@ -15,11 +15,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from neuroreg.benchmark_pairs import folder_pairs
@@ -32,7 +33,7 @@ from neuroreg.pipeline.inputs import Inputs
 from neuroreg.pipeline.record import Clock, silent
 from neuroreg.preprocess.brain import close_and_fill
 from neuroreg.preprocess.conform import conform
-from neuroreg.transforms import Affine, Transform, resample
+from neuroreg.transforms import Affine, resample
 from neuroreg.volume import Geometry, Volume
 
 METHODS = (
@@ -40,7 +41,7 @@ METHODS = (
     "voxelmorph", "ldgnet", "dualflow", "dualprnet", "simcnn",
 )  # fmt: skip
 ON_OASIS = ("affine", "jointaffine", "gaussnewton", "neuroreg", "neuroreg+mid")
-OPTIMISED = ("affine", "gaussnewton", "neuroreg+mid")
+IDENTITY = Affine(torch.eye(4, dtype=torch.float64))
 AXIS = (0.48, -0.64, 0.6)
 WAY = (0.6, 0.0, -0.8)
 STRIPPED_VOXELS = 2
@@ -95,7 +96,10 @@ def relaid(data: Tensor, matrix: Tensor) -> Volume:
 
 
 def regridded(image: Volume, move: Affine, spacing: tuple[float, float, float] | None = None) -> Volume:
-    """The moved image read anew on a grid along the world's axes, linearly; ``spacing`` mm, by default its own."""
+    """The moved image read anew on a grid along the world's axes by cubic splines; ``spacing`` mm, by default its own.
+
+    A linear reading would blur by how far each voxel lies from the old ones: that is no motion of a head.
+    """
     place = carried(image, move).geometry
     ends = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in place.size))
     corners = ends @ place.voxel_to_world[:3, :3].T + place.voxel_to_world[:3, 3]
@@ -103,7 +107,14 @@ def regridded(image: Volume, move: Affine, spacing: tuple[float, float, float] |
     steps = spacing or (min(image.geometry.spacing),) * 3
     size = [math.ceil(float(high[a] - low[a]) / steps[a]) + 1 for a in range(3)]
     x, y, z = low.tolist()
-    return resample(image, move.inverse(), Geometry((size[0], size[1], size[2]), steps, (x, y, z)))
+    grid = Geometry((size[0], size[1], size[2]), steps, (x, y, z))
+    back = (place.world_to_voxel @ grid.voxel_to_world).numpy()
+    turn, first = back[:3, :3][::-1, ::-1], back[:3, 3][::-1]
+    cubic = ndimage.affine_transform(
+        image.data[0].double().numpy(), turn, first, output_shape=grid.shape, order=3
+    )
+    inside = resample(image, move.inverse(), grid).data > 0  # the background stays what it is: splines ring
+    return Volume(torch.from_numpy(cubic).to(torch.float32)[None].clamp_min(0) * inside, grid)
 
 
 def stored(image: Volume, axes: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> Volume:

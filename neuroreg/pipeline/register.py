@@ -11,7 +11,7 @@ from neuroreg.device import choose_device
 from neuroreg.errors import InternalError, WriteError
 from neuroreg.io import files
 from neuroreg.io.together import together
-from neuroreg.pipeline import resources
+from neuroreg.pipeline import needs, resources
 from neuroreg.pipeline.align import Alignment, align
 from neuroreg.pipeline.case import Reporter, case_of, method_line
 from neuroreg.pipeline.config import RegisterConfig
@@ -45,7 +45,6 @@ from neuroreg.pipeline.record import (
 )
 from neuroreg.transforms import Transform
 
-_BYTES_PER_FIXED_VOXEL = 64  # moved, total field, Jacobian and the float64 of one slab, measured
 _BYTES_ON_DISK = {"image": 4, "field": 12, "jacobian": 4, "transform": 1.6, "inverse": 1.6}
 _REPORT_BYTES = 3e6
 
@@ -93,7 +92,7 @@ def register(
         choose_device(config.device)
     with clock("read"):
         inputs = read_inputs(config)
-        preflight(inputs)
+        needs.preflight(config, engine, inputs)
     run = _Run(config, command, clock, engine, inputs, threads, reporter, argv)
     names = list(named_outputs(config).values())
     with _folder(config.folder):
@@ -117,12 +116,6 @@ def _folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def preflight(inputs: Inputs) -> None:
-    """Refuse a pair whose outputs cannot fit into memory. Raises BusyError."""
-    voxels = inputs.fixed.data.numel()
-    resources.preflight(voxels * _BYTES_PER_FIXED_VOXEL, what=f"an image of {voxels} voxels")
-
-
 def disk_bytes(voxels: int, outputs: Sequence[str]) -> float:
     """About how much disk the outputs of a fixed image of so many voxels take."""
     pages = _REPORT_BYTES if "report" in outputs else 0.0
@@ -136,7 +129,7 @@ def plan(config: RegisterConfig) -> dict[str, object]:
     engine = load_engine(config)
     device = choose_device(config.device)
     inputs = read_inputs(config)
-    preflight(inputs)
+    needs.preflight(config, engine, inputs)
     voxels = inputs.fixed.data.numel()
     return {
         "dry_run": True,
@@ -144,7 +137,7 @@ def plan(config: RegisterConfig) -> dict[str, object]:
         "outputs": list(named_outputs(config).values()),
         "device": str(device),
         "weights": None if engine.weights is None else engine.weights.name,
-        "memory_mb": round(voxels * (_BYTES_PER_FIXED_VOXEL + 300) / 1e6),
+        "memory_mb": round(needs.needed(config, engine, inputs).peak / 1e6),
         "disk_mb": round(disk_bytes(voxels, config.outputs) / 1e6),
         "config": scrub(config, full=config.provenance == "full"),
         "warnings": list(inputs.warnings),

@@ -24,9 +24,7 @@ _ALIGNED = (
     1e-5  # largest deviation of a direction cosine from 0 or 1 that counts as axis-aligned: 2 um in 200 mm
 )
 _SNAP = 1e-3  # voxel positions this close to a voxel centre are read there
-_STEPS = (
-    2.0**20
-)  # of a voxel: a file stored the other way round is read with the same weights to the last bit
+_STEPS = 2.0**20  # of a voxel: the other way round the weights are the same to the last bit
 _UNFOLD_ROUNDS = 8
 _MAX_SIDE = 768  # voxels; a larger box is a wrong header or a spacing far too fine
 
@@ -97,6 +95,14 @@ def conform(
         fixed_mask=one.inside, moving_mask=two.inside, fixed_counts=fixed_counts, moving_counts=moving_counts,
         fixed_rest=fixed_rest, moving_rest=moving_rest,
     )  # fmt: skip
+
+
+def grid_around(
+    volume: Volume, mask: Volume | None, *, spacing_mm: float, divisor: int, margin_mm: float = 10.0
+) -> Geometry:
+    """The network grid that ``conform`` puts one image on, without reading the image there. Raises DataError."""
+    boxed, where = _boxed(volume, brain.foreground(volume), mask)
+    return network_grid(boxed, where, spacing_mm, divisor, margin_mm, aligned_with=volume.geometry)
 
 
 def _conform_one(volume: Volume, mask: Volume | None, rule: tuple[float, int, float]) -> masks.Side:
@@ -210,8 +216,8 @@ def _onto(data: Tensor, geometry: Geometry, grid: Geometry, *, smooth: bool = Fa
         for axis, blur in enumerate(blurs):
             x = x if blur is None else _along(x, blur, 2 - axis)
         return _oblique(x, geometry, grid)
-    # Now (z, y, x) of the world, rising: whatever way round a file is stored, the same numbers go the same way from here.
-    x = x.permute([2 - order[axis][0] for axis in (2, 1, 0)])
+    x = x.permute([2 - order[axis][0] for axis in (2, 1, 0)])  # (z, y, x) of the world, and rising:
+    # however a file is stored, the same numbers go the same way from here.
     x = x.flip([2 - axis for axis, (_, sign) in enumerate(order) if sign < 0])
     for axis, (voxel_axis, sign) in enumerate(order):
         step, count = geometry.spacing[voxel_axis], geometry.size[voxel_axis]

@@ -7,12 +7,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-_ROOMS = (
-    "scene",
-    *(f"catalogue_{room}" for room in ("files", "values", "geometry", "system", "text", "batch")),
-)
-pytest.register_assert_rewrite(*_ROOMS)
-
 import pipeline_phantoms as phantoms
 from catalogue import FAULTS, NUMBERS, PAGE, page
 from scene import OUTPUTS, Fault, Scene, check
