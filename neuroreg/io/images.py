@@ -292,8 +292,8 @@ def write_image(
     if suffix in _SITK_SUFFIXES:
         _write_with_sitk(voxels, volume.geometry, path, overwrite=overwrite)
         return notes
-    write_nifti(voxels, volume.geometry, path, overwrite=overwrite, description=description)
-    return notes
+    hidden = write_nifti(voxels, volume.geometry, path, overwrite=overwrite, description=description)
+    return (*notes, *hidden)
 
 
 def _cast(volume: Volume, pixel_type: str | None, path: Path) -> tuple[NDArray[np.generic], tuple[str, ...]]:

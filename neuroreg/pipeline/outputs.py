@@ -128,8 +128,7 @@ class Writer:
         return write_image(volume, path, overwrite=self.config.overwrite)
 
     def _field(self, path: Path) -> Sequence[str]:
-        write_field(self.maps.field, path, overwrite=self.config.overwrite)
-        return ()
+        return write_field(self.maps.field, path, overwrite=self.config.overwrite)
 
     def _transform(self, transform: Transform, path: Path) -> Sequence[str]:
         whole = transform if path.suffix == ".mat" or isinstance(transform, Chain) else Chain((transform,))
