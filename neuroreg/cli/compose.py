@@ -29,5 +29,5 @@ def command(
         from neuroreg.pipeline.transforms import compose_files
 
         progress("compose")
-        compose_files(transforms, output, to=to, overwrite=bool(overwrite))
-    console.show_files([output], command="compose", json=json, quiet=quiet)
+        notes = compose_files(transforms, output, to=to, overwrite=bool(overwrite))
+    console.show_files([output], command="compose", json=json, quiet=quiet, warnings=notes)

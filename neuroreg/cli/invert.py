@@ -34,4 +34,6 @@ def command(
     if found.rough:
         console.warn("the inverse is rough; the inverse.h5 of a registration may be better", quiet=quiet)
     figures = {"round_trip": {"mean_mm": found.mean_mm, "p99_mm": found.p99_mm}}
-    console.show_files([output], command="invert", json=json, quiet=quiet, figures=figures)
+    console.show_files(
+        [output], command="invert", json=json, quiet=quiet, figures=figures, warnings=found.notes
+    )

@@ -34,4 +34,6 @@ def command(
         f"folded {found.folded_percent:.4g} %",
         quiet=quiet,
     )
-    console.show_files([output], command="jacobian", json=json, quiet=quiet, figures=asdict(found))
+    figures = asdict(found)
+    notes = figures.pop("notes")
+    console.show_files([output], command="jacobian", json=json, quiet=quiet, figures=figures, warnings=notes)

@@ -254,8 +254,8 @@ def write_image(
     if suffix in _SITK_SUFFIXES:
         _write_with_sitk(voxels, volume.geometry, path, overwrite=overwrite)
         return notes
-    write_nifti(voxels, volume.geometry, path, overwrite=overwrite, description=description)
-    return notes
+    hidden = write_nifti(voxels, volume.geometry, path, overwrite=overwrite, description=description)
+    return (*notes, *hidden)
 
 
 def _write_with_sitk(voxels: NDArray[np.generic], geometry: Geometry, path: Path, *, overwrite: bool) -> None:

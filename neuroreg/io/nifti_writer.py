@@ -32,8 +32,9 @@ def write_nifti(
     overwrite: bool = False,
     description: str = "",
     intent: int = 0,
-) -> None:
-    """Write (Z, Y, X), or (C, Z, Y, X) as a 5-D vector image, on ``geometry``. Raises CannotCreateError or WriteError.
+) -> tuple[str, ...]:
+    """Write (Z, Y, X), or (C, Z, Y, X) as a 5-D vector image, on ``geometry``; returns the notes. Raises
+    CannotCreateError or WriteError.
 
     ``descrip`` reads "neuroreg <version> <description>"; nothing else in the header is free text.
     """
@@ -59,6 +60,21 @@ def write_nifti(
 
     atomic_write(
         path, write, verify=lambda temporary: content.verify(temporary, geometry), overwrite=overwrite
+    )
+    return _hidden(path)
+
+
+def _hidden(path: Path) -> tuple[str, ...]:
+    """A note when programs built on ITK would read another file instead: they look for the .nii of that name first.
+
+    They take its voxels with the header of ``path``, without a word (ITK issue 2243).
+    """
+    other = path.with_suffix("")
+    if suffix_of(path) != ".nii.gz" or not other.is_file():
+        return ()
+    return (
+        f"{path.name}: ANTs, Slicer and SimpleITK read the voxels of {other.name} in the same folder instead: "
+        "move one of them",
     )
 
 

@@ -109,10 +109,10 @@ def _vector_frame(
     return assume
 
 
-def write_field(field: DisplacementField, path: Path | str, *, overwrite: bool = False) -> None:
+def write_field(field: DisplacementField, path: Path | str, *, overwrite: bool = False) -> tuple[str, ...]:
     """Write a field as 5-D NIfTI, intent 1007, LPS mm: what ANTs, SimpleITK and Slicer apply as it is.
 
-    Raises UsageError (2), CannotCreateError (73) or WriteError (74).
+    Returns the notes. Raises UsageError (2), CannotCreateError (73) or WriteError (74).
     """
     path = Path(path)
     if suffix_of(path) not in FIELD_SUFFIXES:
@@ -124,7 +124,7 @@ def write_field(field: DisplacementField, path: Path | str, *, overwrite: bool =
             file=path,
             remedy="this is a bug or a method that diverged; use another method",
         )
-    write_nifti(data.numpy(), field.geometry, path, overwrite=overwrite, intent=INTENT_VECTOR)
+    return write_nifti(data.numpy(), field.geometry, path, overwrite=overwrite, intent=INTENT_VECTOR)
 
 
 def write_transform(transform: Transform, path: Path | str, *, overwrite: bool = False) -> None:

@@ -115,8 +115,7 @@ class Writer:
         return write_image(volume, path)
 
     def _field(self, path: Path) -> Sequence[str]:
-        write_field(self.maps.field, path)
-        return ()
+        return write_field(self.maps.field, path)
 
     def _transform(self, transform: Transform, path: Path) -> Sequence[str]:
         whole = transform if path.suffix == ".mat" or isinstance(transform, Chain) else Chain((transform,))

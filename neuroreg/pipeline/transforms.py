@@ -1,7 +1,7 @@
 """Transform files in, transform files out: compose, invert, Jacobian map, convert. World frame: LPS mm, pull-back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,8 @@ class Inverse:
     transform: Transform
     mean_mm: float
     p99_mm: float
+    notes: tuple[str, ...] = ()
+    """of the file, once written"""
 
     @property
     def rough(self) -> bool:
@@ -59,18 +61,20 @@ class JacobianFigures:
     mean: float
     folded_percent: float
     """of the voxels with det J <= 0"""
+    notes: tuple[str, ...]
+    """of the file"""
 
 
 def compose_files(
     paths: Sequence[Path], output: Path, *, to: Path | None = None, overwrite: bool = False
-) -> None:
+) -> tuple[str, ...]:
     """Join maps into one; the first file acts first on the (fixed) point, so ``fixed_to_mid mid_to_moving``.
 
-    ``to`` is the image whose grid a displacement field (.nii, .nii.gz) is written on. Raises UsageError (2),
-    DataError (65), NoInputError (66), CannotCreateError (73), WriteError (74).
+    ``to`` is the image whose grid a displacement field (.nii, .nii.gz) is written on. Returns the notes. Raises
+    UsageError (2), DataError (65), NoInputError (66), CannotCreateError (73), WriteError (74).
     """
     _check(output, *paths, to=to, overwrite=overwrite)
-    _write(Chain(tuple(read_transform(path) for path in paths)), output, to=to, overwrite=overwrite)
+    return _write(Chain(tuple(read_transform(path) for path in paths)), output, to=to, overwrite=overwrite)
 
 
 def invert_file(path: Path, output: Path, *, to: Path | None = None, overwrite: bool = False) -> Inverse:
@@ -91,8 +95,7 @@ def invert_file(path: Path, output: Path, *, to: Path | None = None, overwrite: 
             file=path,
             remedy="use the inverse.h5 of the registration",
         )
-    _write(found.transform, output, to=to, overwrite=overwrite)
-    return found
+    return replace(found, notes=_write(found.transform, output, to=to, overwrite=overwrite))
 
 
 def _folds(transform: Transform) -> bool:
@@ -109,7 +112,7 @@ def jacobian_file(
     _check(output, path, to=to, overwrite=overwrite)
     displacement = _as_field(read_transform(path), to)
     determinant = jacobian_map(displacement)
-    write_image(
+    notes = write_image(
         Volume(determinant, displacement.geometry), output, overwrite=overwrite, description="jacobian"
     )
     return JacobianFigures(
@@ -117,6 +120,7 @@ def jacobian_file(
         maximum=float(determinant.max()),
         mean=float(determinant.mean(dtype=torch.float64)),
         folded_percent=100.0 * float((determinant <= 0).to(torch.float32).mean()),
+        notes=notes,
     )
 
 
@@ -141,15 +145,13 @@ def convert_file(
     _check(output, path, to=to, overwrite=overwrite)
     suffix = files.suffix_of(files.check_input(path))
     if suffix in FIELD_SUFFIXES and (vectors is not None or holds_vectors(path)):
-        _write(read_field(path, assume=vectors), output, to=to, overwrite=overwrite)
-        return ()
+        return _write(read_field(path, assume=vectors), output, to=to, overwrite=overwrite)
     if suffix in READ_SUFFIXES and suffix not in FIELD_SUFFIXES:
         if vectors is not None:
             raise UsageError(
                 "--vectors is for displacement fields in NIfTI files", file=path, remedy="leave --vectors out"
             )
-        _write(read_transform(path), output, to=to, overwrite=overwrite)
-        return ()
+        return _write(read_transform(path), output, to=to, overwrite=overwrite)
     if to is not None:
         raise UsageError(
             "--to is for transforms", file=path, remedy="use neuroreg apply to resample an image"
@@ -232,12 +234,13 @@ def _as_field(transform: Transform, to: Path | None) -> DisplacementField:
     raise UsageError("this map has no grid of its own", remedy="give the image whose grid to use with --to")
 
 
-def _write(transform: Transform, output: Path, *, to: Path | None, overwrite: bool) -> None:
+def _write(transform: Transform, output: Path, *, to: Path | None, overwrite: bool) -> tuple[str, ...]:
+    """Returns the notes."""
     if files.suffix_of(output) in FIELD_SUFFIXES:
-        write_field(_as_field(transform, to), output, overwrite=overwrite)
-    elif to is not None:
+        return write_field(_as_field(transform, to), output, overwrite=overwrite)
+    if to is not None:
         raise UsageError(
             "--to is for displacement fields", file=output, remedy="write .nii.gz, or leave --to out"
         )
-    else:
-        write_transform(transform, output, overwrite=overwrite)
+    write_transform(transform, output, overwrite=overwrite)
+    return ()

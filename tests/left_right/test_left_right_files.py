@@ -1,6 +1,7 @@
 """Files in every axis order and format: what neuroreg writes of them has the right on the right, by SimpleITK's word."""
 
 import itertools
+import json
 from pathlib import Path
 
 import left_right_phantoms as phantoms
@@ -57,6 +58,31 @@ def test_any_rotation_at_all(seed: int, tmp_path: Path) -> None:
     source = phantoms.save_nifti(phantoms.image(where), tmp_path / "in.nii", form=("both", "qform")[seed % 2])
     phantoms.check(source)
     phantoms.check(convert(source, tmp_path / f"out{WRITTEN[seed % 4]}"))
+
+
+def test_a_file_of_the_same_name_that_itk_reads_instead_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = phantoms.image(phantoms.grid(0))
+    source = phantoms.save(made, tmp_path / "source.nrrd")
+    phantoms.save(phantoms.mirrored(made), tmp_path / "t1.nii")
+    assert run(["convert", str(source), str(tmp_path / "t1.nii.gz"), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert told.startswith(
+        "t1.nii.gz: ANTs, Slicer and SimpleITK read the voxels of t1.nii in the same folder"
+    )
+    with pytest.raises(AssertionError, match="right at LPS"):
+        phantoms.check(tmp_path / "t1.nii.gz")  # SimpleITK does: were it mended there, the warning could go
+    (tmp_path / "t1.nii").unlink()
+    phantoms.check(tmp_path / "t1.nii.gz")
+    phantoms.save(made, tmp_path / "field.nii")
+    sitk.WriteTransform(phantoms.itk_affine(), str(tmp_path / "a.tfm"))
+    for command in ("compose", "invert", "convert", "jacobian"):
+        words = [command, str(tmp_path / "a.tfm"), *(["-o"] if command != "convert" else [])]
+        words += [str(tmp_path / "field.nii.gz"), "--to", str(source), "--overwrite", "--json"]
+        assert run(words) == 0
+        (told,) = json.loads(capsys.readouterr().out)["warnings"]
+        assert "field.nii in the same folder" in told
 
 
 @pytest.mark.faults
