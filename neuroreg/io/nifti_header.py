@@ -91,11 +91,8 @@ def parse(head: bytes, *, file: Path) -> NiftiHeader:
             fields = np.frombuffer(head, dtype.newbyteorder(order), 1).astype(dtype)[0]
             paired = _check_magic(head, fields, version, file)
             return NiftiHeader(fields, order == "<", version, paired, file)
-    what = (
-        "the file is truncated inside its header"
-        if len(head) < NIFTI1.itemsize
-        else "this is not a NIfTI file"
-    )
+    short = len(head) < NIFTI1.itemsize
+    what = "the file is truncated inside its header" if short else "this is not a NIfTI file"
     raise DataError(what, file=file, remedy="check what the file is; its name promises NIfTI")
 
 
@@ -145,11 +142,14 @@ def vector_layout_of(header: NiftiHeader, *, max_voxels: int) -> Layout:
             file=header.file,
         )
     check_sides(sides, limits=replace(ANYTHING, max_voxels=max_voxels), file=header.file)
-    slope, inter, _ = _scaling(header.fields)
-    x, y, z = sides[:3]
-    matrix, _ = voxel_to_lps(header, xform="auto")
-    offset, _ = _offset(header)
-    return Layout((x, y, z), _dtype(header)[0], matrix, offset=offset, frames=3, slope=slope, inter=inter)
+    dtype, type_notes = _dtype(header)
+    slope, inter, scale_notes = _scaling(header.fields)
+    matrix, matrix_notes = voxel_to_lps(header, xform="auto")
+    offset, offset_notes = _offset(header)
+    return Layout(
+        (sides[0], sides[1], sides[2]), dtype, matrix, offset=offset, frames=3, slope=slope, inter=inter,
+        notes=(*type_notes, *scale_notes, *matrix_notes, *offset_notes),
+    )  # fmt: skip
 
 
 def _check_content(header: NiftiHeader, sides: tuple[int, ...]) -> None:

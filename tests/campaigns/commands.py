@@ -72,7 +72,11 @@ class Shell:
     def _start(self) -> "subprocess.Popen[str]":
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         assert self._process.stdout is not None
         self._process.stdout.readline()  # it has loaded everything
@@ -98,7 +102,7 @@ def serve() -> None:
     from neuroreg.pipeline import doctor_files, transforms  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")
-    streams = [tempfile.TemporaryFile(mode="w+b") for _ in range(2)]
+    streams = [tempfile.TemporaryFile(mode="w+b") for _ in range(2)]  # noqa: SIM115  # open to the end
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream.fileno(), number)
     print("{}", file=answers, flush=True)

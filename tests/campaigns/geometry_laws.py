@@ -1,4 +1,4 @@
-"""Laws of geometry on made-up grids: whatever is read, turned, cut, resampled or written, the anatomy stays where it is.
+"""Laws of geometry on made-up grids: read, turned, cut, resampled or written, the anatomy stays where it is.
 
 python tests/campaigns/geometry_laws.py [--rounds 2000] [--seed 0]
 
@@ -162,7 +162,9 @@ def reordered(volume: Volume, order: tuple[int, ...], flips: tuple[bool, ...]) -
     """The same image with its voxel axes exchanged and flipped, by numpy alone."""
     data = volume.data.numpy().transpose(0, *(3 - axis for axis in reversed(order)))
     columns = np.array(volume.geometry.direction).reshape(3, 3)[:, list(order)]
-    size, spacing = ([values[axis] for axis in order] for values in (volume.geometry.size, volume.geometry.spacing))
+    size, spacing = (
+        [values[axis] for axis in order] for values in (volume.geometry.size, volume.geometry.spacing)
+    )
     origin = np.array(volume.geometry.origin)
     for axis, flip in enumerate(flips):
         if flip:
@@ -182,7 +184,9 @@ def cropped(volume: Volume, low: tuple[int, ...], high: tuple[int, ...]) -> Volu
     matrix = grid.voxel_to_world.numpy()
     origin = tuple((matrix[:3, :3] @ low + matrix[:3, 3]).tolist())
     size = tuple(n - a - b for n, a, b in zip(grid.size, low, high, strict=True))
-    return Volume(torch.from_numpy(data.copy()), replace(grid, size=size, origin=origin), is_label=volume.is_label)
+    return Volume(
+        torch.from_numpy(data.copy()), replace(grid, size=size, origin=origin), is_label=volume.is_label
+    )
 
 
 def command(*words: str | Path) -> None:
@@ -226,10 +230,16 @@ def files_keep_the_place(folder: Path, grid: Geometry, ramp: Ramp, suffix: str) 
     write_image(volume, path, overwrite=True)
     ours, theirs = read_image(path).volume, sitk.ReadImage(str(path))
     told("voxels in a file", float((ours.data - volume.data).abs().max()), 0)
-    told("voxels by SimpleITK", float(np.abs(sitk.GetArrayFromImage(theirs) - volume.data[0].numpy()).max()), 0)
+    told(
+        "voxels by SimpleITK", float(np.abs(sitk.GetArrayFromImage(theirs) - volume.data[0].numpy()).max()), 0
+    )
     told("written and read, mm", gap(ours.geometry, grid), 1e-3)
     told("read by SimpleITK, mm", gap(by_itk(theirs), grid), 1e-3)
-    told("a function of the world, per mm", float((ramp(ours.geometry.points()) - ours.data[0]).abs().max()), 4e-3)
+    told(
+        "a function of the world, per mm",
+        float((ramp(ours.geometry.points()) - ours.data[0]).abs().max()),
+        4e-3,
+    )
 
 
 def codes_choose_the_frame(
@@ -259,7 +269,8 @@ def codes_choose_the_frame(
 def quaternion(turn: np.ndarray) -> list[float]:
     """(b, c, d) of a proper rotation (3, 3), a >= 0: from the eigenvector of the turn's axis."""
     k = np.array(
-        [[turn[0, 0] - turn[1, 1] - turn[2, 2], 0, 0, 0], [turn[1, 0] + turn[0, 1], turn[1, 1] - turn[0, 0] - turn[2, 2], 0, 0],
+        [[turn[0, 0] - turn[1, 1] - turn[2, 2], 0, 0, 0],
+         [turn[1, 0] + turn[0, 1], turn[1, 1] - turn[0, 0] - turn[2, 2], 0, 0],
          [turn[2, 0] + turn[0, 2], turn[2, 1] + turn[1, 2], turn[2, 2] - turn[0, 0] - turn[1, 1], 0],
          [turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1], np.trace(turn)]]
     ) / 3.0  # fmt: skip
@@ -274,7 +285,11 @@ def convert_keeps_the_place(folder: Path, grid: Geometry, ramp: Ramp, suffixes: 
     command("convert", one, two, "--overwrite")
     before, after = sitk.ReadImage(str(one)), sitk.ReadImage(str(two))
     told("convert, mm", gap(by_itk(before), by_itk(after)), 1e-3)
-    told("convert, voxels", float(np.abs(sitk.GetArrayFromImage(before) - sitk.GetArrayFromImage(after)).max()), 0)
+    told(
+        "convert, voxels",
+        float(np.abs(sitk.GetArrayFromImage(before) - sitk.GetArrayFromImage(after)).max()),
+        0,
+    )
 
 
 def another_order_is_the_same_image(
@@ -285,7 +300,11 @@ def another_order_is_the_same_image(
     volume, identity = ramp.on(grid), Affine(torch.eye(4, dtype=torch.float64))
     one, two = (resample(v, identity, onto).data for v in (volume, reordered(volume, order, flips)))
     within = inside(onto.points(), grid)[None]
-    told("another order of the axes, intensity", float((one - two)[within].abs().max()) if within.any() else 0, 1e-3)
+    told(
+        "another order of the axes, intensity",
+        float((one - two)[within].abs().max()) if within.any() else 0,
+        1e-3,
+    )
     told("the function itself, intensity", error_in(one, ramp(onto.points())[None], within), 2e-3)
 
 
@@ -294,16 +313,25 @@ def error_in(found: torch.Tensor, expected: torch.Tensor, within: torch.Tensor) 
     return float((found - expected)[within].abs().max()) if bool(within.any()) else 0.0
 
 
-def crops_and_pads_move_nothing(folder: Path, grid: Geometry, ramp: Ramp, low: tuple[int, ...], high: tuple[int, ...]) -> None:
+def crops_and_pads_move_nothing(
+    folder: Path, grid: Geometry, ramp: Ramp, low: tuple[int, ...], high: tuple[int, ...]
+) -> None:
     """Fewer or more voxels at any end, through a file: what is left lies where it lay."""
     volume = ramp.on(grid)
     cut = cropped(volume, low, high)
     write_image(cut, folder / "a.nii.gz", overwrite=True)
     found = read_image(folder / "a.nii.gz").volume
     within = inside(found.geometry.points(), grid, rim=-1e-3)[None]
-    told("cropped and padded, intensity", error_in(found.data, ramp(found.geometry.points())[None], within), 4e-3)
+    told(
+        "cropped and padded, intensity",
+        error_in(found.data, ramp(found.geometry.points())[None], within),
+        4e-3,
+    )
     back = resample(found, Affine(torch.eye(4, dtype=torch.float64)), grid)
-    held = inside(grid.points(), found.geometry, rim=1e-2)[None] & inside(grid.points(), cropped(cut, *border(low, high)).geometry)[None]
+    held = (
+        inside(grid.points(), found.geometry, rim=1e-2)[None]
+        & inside(grid.points(), cropped(cut, *border(low, high)).geometry)[None]
+    )
     told("and back on the old grid, intensity", error_in(back.data, volume.data, held), 4e-3)
 
 
@@ -317,7 +345,9 @@ def resampling_is_itk_s(grid: Geometry, onto: Geometry, affine: Affine, ramp: Ra
     onto = replace(onto, origin=tuple((grid.centre_mm + torch.tensor(onto.origin) / 10).tolist()))
     volume = ramp.on(grid)
     found = resample(volume, affine, onto).data
-    transform = sitk.AffineTransform(affine.matrix[:3, :3].reshape(-1).tolist(), affine.matrix[:3, 3].tolist())
+    transform = sitk.AffineTransform(
+        affine.matrix[:3, :3].reshape(-1).tolist(), affine.matrix[:3, 3].tolist()
+    )
     like = to_itk(Volume(torch.zeros(1, *onto.shape), onto))
     theirs = sitk.GetArrayFromImage(sitk.Resample(to_itk(volume), like, transform, sitk.sitkLinear, 0.0))
     points = affine(onto.points())
@@ -327,27 +357,46 @@ def resampling_is_itk_s(grid: Geometry, onto: Geometry, affine: Affine, ramp: Ra
     ids = torch.arange(volume.data.numel(), dtype=torch.int32).reshape(volume.data.shape)
     nearest = resample(Volume(ids, grid, is_label=True), affine, onto).data
     theirs = sitk.GetArrayFromImage(
-        sitk.Resample(to_itk(Volume(ids, grid, is_label=True)), like, transform, sitk.sitkNearestNeighbor, 0.0)
+        sitk.Resample(
+            to_itk(Volume(ids, grid, is_label=True)), like, transform, sitk.sitkNearestNeighbor, 0.0
+        )
     )
     matrix = grid.world_to_voxel
     index = points @ matrix[:3, :3].T + matrix[:3, 3]
-    clear = ((index - index.floor() - 0.5).abs() > 1e-6).all(dim=-1)[None]  # of two that are equally near, either
+    clear = ((index - index.floor() - 0.5).abs() > 1e-6).all(dim=-1)[
+        None
+    ]  # of two that are equally near, either
     assert torch.equal(nearest[clear & within], torch.from_numpy(theirs)[None][clear & within])
 
 
-def apply_moves_as_told(folder: Path, grid: Geometry, onto: Geometry, affine: Affine, ramp: Ramp, suffix: str) -> None:
+def apply_moves_as_told(
+    folder: Path, grid: Geometry, onto: Geometry, affine: Affine, ramp: Ramp, suffix: str
+) -> None:
     """``apply`` with an affine that ITK wrote: out(p) = f(T(p)), and with its inverse f(T^-1(p))."""
     onto = replace(onto, origin=tuple((grid.centre_mm + torch.tensor(onto.origin) / 10).tolist()))
     write_image(ramp.on(grid), folder / "a.nii.gz", overwrite=True)
     write_image(Ramp((1.0, 1.0, 1.0)).on(onto), folder / "to.nii.gz", overwrite=True)
-    transform = sitk.AffineTransform(affine.matrix[:3, :3].reshape(-1).tolist(), affine.matrix[:3, 3].tolist())
+    transform = sitk.AffineTransform(
+        affine.matrix[:3, :3].reshape(-1).tolist(), affine.matrix[:3, 3].tolist()
+    )
     sitk.WriteTransform(transform, str(folder / f"t{suffix}"))
     for flag, moves in (((), affine), (("--inverse",), affine.inverse())):
-        words = (folder / f"t{suffix}", "--to", folder / "to.nii.gz", folder / "a.nii.gz", "-o", folder / "o.nii.gz")
+        words = (
+            folder / f"t{suffix}",
+            "--to",
+            folder / "to.nii.gz",
+            folder / "a.nii.gz",
+            "-o",
+            folder / "o.nii.gz",
+        )
         command("apply", *words, "--overwrite", *flag)
         found = read_back(folder / "o.nii.gz")
         points = moves(onto.points())
-        told("apply, intensity", error_in(found.data, ramp(points)[None], inside(points, grid, 1e-3)[None]), 1e-2)
+        told(
+            "apply, intensity",
+            error_in(found.data, ramp(points)[None], inside(points, grid, 1e-3)[None]),
+            1e-2,
+        )
 
 
 def read_back(path: Path) -> Volume:
@@ -356,7 +405,9 @@ def read_back(path: Path) -> Volume:
     return Volume(torch.from_numpy(sitk.GetArrayFromImage(image))[None], by_itk(image))
 
 
-def landmarks_stay(folder: Path, grid: Geometry, order: tuple[int, ...], flips: tuple[bool, ...], place: int) -> None:
+def landmarks_stay(
+    folder: Path, grid: Geometry, order: tuple[int, ...], flips: tuple[bool, ...], place: int
+) -> None:
     """Labels through ``convert --labels`` and ``apply --labels`` onto the same voxels in another order: exact."""
     generator = np.random.default_rng(place)
     ids = generator.integers(0, 2**31 - 1, grid.shape).astype("i4") * (generator.random(grid.shape) < 0.01)
@@ -382,13 +433,17 @@ def brain_on(grid: Geometry) -> Volume:
     return Volume(torch.where(held, 1.0 + points @ slope, 0.0).to(torch.float32)[None], grid)
 
 
-def conforming_keeps_the_place(direction: tuple[float, ...], spacing: tuple[float, float, float], shift: tuple[float, ...]) -> None:
+def conforming_keeps_the_place(
+    direction: tuple[float, ...], spacing: tuple[float, float, float], shift: tuple[float, ...]
+) -> None:
     """The middle of mass of a brain lies on the network grid where it lies in the world, however it was stored.
 
     Of an ellipsoid with radii r and the intensity 1 + s . (p - c) it is c + r^2 s / 5.
     """
     size = tuple(int(150 / mm) + 1 for mm in spacing)
-    axes = torch.tensor(direction, dtype=torch.float64).reshape(3, 3) * torch.tensor(spacing, dtype=torch.float64)
+    axes = torch.tensor(direction, dtype=torch.float64).reshape(3, 3) * torch.tensor(
+        spacing, dtype=torch.float64
+    )
     middle = torch.tensor(CENTRE, dtype=torch.float64) + torch.tensor(shift, dtype=torch.float64)
     origin = middle - axes @ (torch.tensor(size, dtype=torch.float64) - 1) / 2
     volume = brain_on(Geometry(size, spacing, tuple(origin.tolist()), direction))
@@ -396,12 +451,16 @@ def conforming_keeps_the_place(direction: tuple[float, ...], spacing: tuple[floa
     points, weights = pair.fixed_grid.points(), pair.fixed[0, 0].double()
     found = (points * weights[..., None]).sum(dim=(0, 1, 2)) / weights.sum()
     slope = torch.tensor([0.004, -0.007, 0.002], dtype=torch.float64)
-    expected = torch.tensor(CENTRE, dtype=torch.float64) + torch.tensor(RADII, dtype=torch.float64) ** 2 * slope / 5
+    expected = (
+        torch.tensor(CENTRE, dtype=torch.float64) + torch.tensor(RADII, dtype=torch.float64) ** 2 * slope / 5
+    )
     told("conformed, the middle of mass, mm", float((found - expected).norm()), 0.35)
     assert torch.equal(pair.fixed, pair.moving)
 
 
-def maps_join_and_turn_back(folder: Path, one: Affine, two: Affine, point: tuple[float, ...], suffix: str) -> None:
+def maps_join_and_turn_back(
+    folder: Path, one: Affine, two: Affine, point: tuple[float, ...], suffix: str
+) -> None:
     """``compose`` is one map after the other, ``invert`` undoes it, SimpleITK reads the same map in the files."""
     write_transform(one, folder / f"1{suffix}", overwrite=True)
     write_transform(two, folder / f"2{suffix}", overwrite=True)
@@ -419,7 +478,9 @@ def maps_join_and_turn_back(folder: Path, one: Affine, two: Affine, point: tuple
 
 def fields_keep_their_map(folder: Path, grid: Geometry, affine: Affine, share: float) -> None:
     """An affine written out as a field moves voxel centres as it does; there and back through voxels, files and ITK."""
-    small = torch.eye(4, dtype=torch.float64) + 0.1 * share * (affine.matrix - torch.eye(4, dtype=torch.float64))
+    small = torch.eye(4, dtype=torch.float64) + 0.1 * share * (
+        affine.matrix - torch.eye(4, dtype=torch.float64)
+    )
     field = total_field(Affine(small), grid)
     points = grid.points()[1:-1:3, 1:-1:3, 1:-1:3].reshape(-1, 3)
     told("a field of an affine, mm", float((field(points) - Affine(small)(points)).norm(dim=1).max()), 1e-4)
@@ -427,7 +488,11 @@ def fields_keep_their_map(folder: Path, grid: Geometry, affine: Affine, share: f
     told("voxels and back, mm", float((again.data - field.data).abs().max()), 1e-4)
     for name in ("f.nii.gz", "f.h5"):
         write_transform(field, folder / name, overwrite=True)
-        told("a field in a file, mm", float((read_transform(folder / name)(points) - field(points)).norm(dim=1).max()), 2e-3)
+        told(
+            "a field in a file, mm",
+            float((read_transform(folder / name)(points) - field(points)).norm(dim=1).max()),
+            2e-3,
+        )
     theirs = sitk.ReadTransform(str(folder / "f.h5"))
     found = torch.tensor([theirs.TransformPoint(p) for p in points.tolist()], dtype=torch.float64)
     told("a field by SimpleITK, mm", float((found - field(points)).norm(dim=1).max()), 1e-4)
@@ -439,7 +504,8 @@ AFFINE_SUFFIX = st.sampled_from((".mat", ".tfm", ".h5"))
 CUT = st.tuples(*[st.integers(-4, 4)] * 3)
 BIG = grids(low=24, high=26)
 LAWS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
-    "geometry": (geometry_is_itk_s, {"grid": grids(), "index": st.tuples(*[st.floats(-5, 30)] * 3), "level": st.integers(0, 3)}),
+    "geometry": (geometry_is_itk_s, {
+        "grid": grids(), "index": st.tuples(*[st.floats(-5, 30)] * 3), "level": st.integers(0, 3)}),
     "letters": (letters_are_itk_s, {"grid": grids()}),
     "files": (files_keep_the_place, {"grid": grids(), "ramp": ramps(), "suffix": SUFFIX}),
     "qform and sform": (codes_choose_the_frame, {
@@ -474,7 +540,11 @@ def hold(law: str, examples: int, number: int) -> int:
             check(Path(place), **what) if "folder" in check.__annotations__ else check(**what)
 
         limits = settings(
-            max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
         )
         seed(number)(limits(given(**drawn)(once)))()
     return tried[0]
@@ -509,9 +579,9 @@ def main() -> int:
         "laws broken": len(broken),
     }
     law = (
-        "On oblique, flipped, permuted and anisotropic grids anywhere in space, the anatomy never moves: read, written, "
-        "converted, cropped, padded, re-ordered, conformed, resampled and moved by known maps, a function of the world "
-        "keeps its values there, and SimpleITK agrees."
+        "On oblique, flipped, permuted and anisotropic grids anywhere in space, the anatomy never moves: read, "
+        "written, converted, cropped, padded, re-ordered, conformed, resampled and moved by known maps, a function of "
+        "the world keeps its values there, and SimpleITK agrees."
     )
     save_record("geometry_laws", law=law, passed=not broken, found=found, seconds=time.monotonic() - start)
     return 1 if broken else 0

@@ -1,4 +1,4 @@
-"""Damaged headers and gzip streams through ``doctor FILE`` and ``convert``: an error with its code, or what the bytes say.
+"""Damaged headers and gzip streams through ``doctor FILE`` and ``convert``: an error, or what the bytes say.
 
 python tests/campaigns/mutations.py [--rounds 10000] [--large 40] [--seed 0] [--keep FOLDER]
 
@@ -173,7 +173,14 @@ def stream(content: bytes, random: Random) -> bytes:
         case 5:
             packed[-8 + int(random.integers(8))] ^= 1 << int(random.integers(8))
         case 6:
-            rest = [bytes(9), b"x", random.bytes(30), content, bytes(2_000_000), gzip.compress(content[:100])[:-3]]
+            rest = [
+                bytes(9),
+                b"x",
+                random.bytes(30),
+                content,
+                bytes(2_000_000),
+                gzip.compress(content[:100])[:-3],
+            ]
             chosen = rest[int(random.integers(len(rest)))]
             packed += gzip.compress(chosen, 1) if random.integers(2) else chosen
         case 7:  # two members that together are the file: not damage
@@ -244,11 +251,15 @@ def converted(path: Path, notes: list[str]) -> object:
     """What ``convert`` wrote, read by SimpleITK or nibabel, in the form that the judges of ``test_fuzz`` take."""
     if path.name in ("o.h5", "o.tfm", "o.mat"):
         read = sitk.ReadTransform(str(path))
-        return lambda points: torch.tensor([read.TransformPoint(p) for p in points.tolist()], dtype=torch.float64)
+        return lambda points: torch.tensor(
+            [read.TransformPoint(p) for p in points.tolist()], dtype=torch.float64
+        )
     image = sitk.ReadImage(str(path))
     if image.GetNumberOfComponentsPerPixel() == 3:
         moved = sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
-        return lambda points: torch.tensor([moved.TransformPoint(p) for p in points.tolist()], dtype=torch.float64)
+        return lambda points: torch.tensor(
+            [moved.TransformPoint(p) for p in points.tolist()], dtype=torch.float64
+        )
     grid = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     data = torch.from_numpy(sitk.GetArrayFromImage(image).astype("f4"))[None]
     return SimpleNamespace(volume=Volume(data, grid), notes=notes)
@@ -265,7 +276,9 @@ def judged_field(path: Path, found: Callable[[torch.Tensor], torch.Tensor]) -> s
     sides = np.array(vectors.shape[:3])
     index = np.random.default_rng(0).integers(0, sides, (40, 3))
     to_lps = np.array([-1.0, -1.0, 1.0])
-    u = vectors[tuple(index.T)].reshape(-1, 3) * (to_lps if int(theirs.header["intent_code"]) == 1006 else 1.0)
+    u = vectors[tuple(index.T)].reshape(-1, 3) * (
+        to_lps if int(theirs.header["intent_code"]) == 1006 else 1.0
+    )
     for frame in frames:
         if frame is not None:
             points = (nibabel.affines.apply_affine(frame, index)) * to_lps
@@ -285,7 +298,12 @@ def verdict(kind: Kind, path: Path, output: Path, notes: list[str], before: byte
     judged = judged_field(path, found) if path.name == "f.nii.gz" else fuzz.judged(path, found)
     if judged.endswith("refuses it"):
         return "as before the damage" if same else f"noted, {judged}" if notes else f"unjudged: {judged}"
-    if judged == "wrong" and same and path.suffix == ".mha" and not sitk.GetArrayFromImage(sitk.ReadImage(path)).any():
+    if (
+        judged == "wrong"
+        and same
+        and path.suffix == ".mha"
+        and not sitk.GetArrayFromImage(sitk.ReadImage(path)).any()
+    ):
         return "as before the damage; ITK fills in zeros"  # it believes CompressedDataSize, whatever the stream says
     return judged
 
@@ -308,7 +326,7 @@ def apart(call: Callable[[], str]) -> str:
     with os.fdopen(reading, "rb") as answer:
         said = answer.read()
     os.waitpid(child, 0)
-    return pickle.loads(said) if said else "unjudged: the other reader crashes"  # noqa: S301  # our own child's
+    return pickle.loads(said) if said else "unjudged: the other reader crashes"  # our own child's
 
 
 def laws(name: str, outcome: Outcome, tally: Tally) -> Iterator[str]:
@@ -422,7 +440,9 @@ def large_kinds() -> dict[str, Kind]:
     """Images of an ordinary size, where memory counts."""
     shape = (192, 192, 160)
     return {
-        f"large {dtype}": Kind("a.nii", lambda _, d=dtype: nifti(phantom(shape, d)), fields(NIFTI1), outputs=("o.nii",))
+        f"large {dtype}": Kind(
+            "a.nii", lambda _, d=dtype: nifti(phantom(shape, d)), fields(NIFTI1), outputs=("o.nii",)
+        )
         for dtype in ("f4", "i2")
     }
 
