@@ -60,7 +60,7 @@ def _part(record: Record, path: Path) -> Affine | DisplacementField:
 def _matrix(record: Record, path: Path) -> torch.Tensor:
     """(4, 4) float64 with the centre of rotation folded in: M p + (t + c - M c)."""
     matrix = np.eye(4)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         if len(record.parameters) == 12:
             linear, shift = record.parameters[:9].reshape(3, 3), record.parameters[9:]
             matrix[:3, :3], matrix[:3, 3] = linear, shift + record.fixed - linear @ record.fixed

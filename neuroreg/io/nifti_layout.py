@@ -48,11 +48,14 @@ def vector_layout_of(header: NiftiHeader, *, max_voxels: int) -> Layout:
             remedy="give a field with three numbers for each voxel",
         )
     check_sides(sides, limits=replace(ANYTHING, max_voxels=max_voxels), file=header.file)
-    slope, inter, _ = _scaling(header.fields)
-    x, y, z = sides[:3]
-    matrix, _ = voxel_to_lps(header, xform="auto")
-    offset, _ = _offset(header)
-    return Layout((x, y, z), _dtype(header)[0], matrix, offset=offset, frames=3, slope=slope, inter=inter)
+    dtype, type_notes = _dtype(header)
+    slope, inter, scale_notes = _scaling(header.fields)
+    matrix, matrix_notes = voxel_to_lps(header, xform="auto")
+    offset, offset_notes = _offset(header)
+    return Layout(
+        (sides[0], sides[1], sides[2]), dtype, matrix, offset=offset, frames=3, slope=slope, inter=inter,
+        notes=(*type_notes, *scale_notes, *matrix_notes, *offset_notes),
+    )  # fmt: skip
 
 
 def _check_content(header: NiftiHeader, sides: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from neuroreg.errors import DataError
 from neuroreg.io.layout import Layout, Limits, check_sides, choose_frame
 from neuroreg.io.stream import ByteStream
+from neuroreg.io.text_fields import META_AXES, META_FIELDS, META_ORIGIN, NRRD_FIELDS, Fields, add, number
 
 _MET_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
@@ -50,45 +51,9 @@ _UNIT_TOLERANCE = 1e-3
 _NO_FRAME = "no world frame: axes taken as they are stored"
 
 
-class _Fields:
-    """The ``key: value`` pairs of a text header; typed look-ups that name the file when they fail."""
-
-    def __init__(self, pairs: Mapping[str, str], file: Path) -> None:
-        self.pairs, self.file = pairs, file
-
-    def text(self, *names: str, default: str | None = None) -> str:
-        found = next((self.pairs[name] for name in names if name in self.pairs), default)
-        if found is None:
-            raise DataError(f"the header has no {names[0]}", file=self.file, remedy="get the file again")
-        return found
-
-    def numbers(self, *names: str, count: int, default: str | None = None) -> NDArray[np.float64]:
-        words = self.text(*names, default=default).split()
-        try:
-            values = np.array([float(word) for word in words])
-        except ValueError as error:
-            raise self.bad(names[0]) from error
-        if len(values) != count or not np.isfinite(values).all():
-            raise self.bad(names[0])
-        return values
-
-    def whole(self, *names: str, count: int, default: str | None = None) -> tuple[int, ...]:
-        values = self.numbers(*names, count=count, default=default)
-        if (values != np.rint(values)).any() or np.abs(values).max() > 2**53:
-            raise self.bad(names[0])
-        return tuple(int(v) for v in values)
-
-    def bad(self, name: str) -> DataError:
-        return DataError(
-            f"the header's {name} is {self.pairs.get(name, '')[:60]!r}",
-            file=self.file,
-            remedy="repair the header",
-        )
-
-
 def metaimage_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -> Layout:
     """Read a MetaImage header; the stream then stands at the voxels if they are in it. Raises DataError."""
-    fields = _Fields(_metaimage_pairs(stream), stream.path)
+    fields = Fields(_metaimage_pairs(stream), stream.path)
     dims = fields.whole("NDims", count=1)[0]
     if not 1 <= dims <= 7:
         raise fields.bad("NDims")
@@ -102,25 +67,36 @@ def metaimage_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -
         )
     frames = sides[3] if dims == 4 else 1
     chosen, notes = choose_frame(frames, frame, dims=dims, file=stream.path)
-    if fields.text("BinaryData", default="True").lower() != "true":
+    if not fields.truth("BinaryData", default="True"):
         raise DataError(
             "the voxels are stored as text", file=stream.path, remedy="convert the file to binary"
         )
-    big = fields.text("BinaryDataByteOrderMSB", "ElementByteOrderMSB", default="False").lower() == "true"
-    packed = fields.text("CompressedData", default="False").lower() == "true"
+    big = fields.truth("BinaryDataByteOrderMSB", "ElementByteOrderMSB", default="False")
+    packed = fields.truth("CompressedData", default="False")
+    fields.whole("CompressedDataSize", count=1, default="0")  # the stream itself says where it ends
     detached, offset, at_end = _metaimage_data(fields)
     matrix = _metaimage_matrix(fields, dims)
-    if (
-        not {"Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation"}
-        & fields.pairs.keys()
-    ):
-        notes += (_NO_FRAME,)
+    notes += _metaimage_notes(fields)
     x, y, z = sides[:3]
     return Layout(
         size=(x, y, z), dtype=_type(fields, "ElementType", _MET_TYPES, big=big), matrix=matrix, frame=chosen,
         frames=frames, offset=offset, encoding="zlib" if packed else "raw", data_file=detached, at_end=at_end,
-        notes=notes, unsure_sides=_NO_FRAME in notes,
+        notes=notes, unsure_sides=any(_NO_FRAME in note for note in notes),
     )  # fmt: skip
+
+
+def _metaimage_notes(fields: Fields) -> tuple[str, ...]:
+    """What the header leaves out, and what it says that is not read: a damaged name must not move a brain silently."""
+    placed = not fields.pairs.keys().isdisjoint(META_ORIGIN)
+    turned = not fields.pairs.keys().isdisjoint(META_AXES)
+    notes = [
+        f"the line {key[:40]!r} of the header was not read" for key in fields.pairs if key not in META_FIELDS
+    ]
+    if not turned:
+        notes.append(f"{_NO_FRAME} (no TransformMatrix)" if placed else _NO_FRAME)
+    elif not placed:
+        notes.append("no Offset in the header: the first voxel was put at 0")
+    return tuple(notes)
 
 
 def _metaimage_pairs(stream: ByteStream) -> dict[str, str]:
@@ -130,7 +106,7 @@ def _metaimage_pairs(stream: ByteStream) -> dict[str, str]:
         key, separator, value = line.partition("=")
         if not separator:
             break
-        pairs[key.strip()] = value.strip()
+        add(pairs, key.strip(), value.strip(), stream.path)
         if key.strip() == "ElementDataFile":
             return pairs
     raise DataError(
@@ -140,7 +116,7 @@ def _metaimage_pairs(stream: ByteStream) -> dict[str, str]:
     )
 
 
-def _metaimage_data(fields: _Fields) -> tuple[Path | None, int, bool]:
+def _metaimage_data(fields: Fields) -> tuple[Path | None, int, bool]:
     name = fields.text("ElementDataFile")
     offset = fields.whole("HeaderSize", count=1, default="0")[0]
     if name.upper() == "LOCAL":
@@ -148,21 +124,20 @@ def _metaimage_data(fields: _Fields) -> tuple[Path | None, int, bool]:
     return _detached(fields.file, name), max(0, offset), offset == -1
 
 
-def _metaimage_matrix(fields: _Fields, dims: int) -> NDArray[np.float64]:
+def _metaimage_matrix(fields: Fields, dims: int) -> NDArray[np.float64]:
     identity = " ".join(str(float(v)) for v in np.eye(dims).reshape(-1))
-    names = ("TransformMatrix", "Rotation", "Orientation")
-    axes = fields.numbers(*names, count=dims * dims, default=identity).reshape(dims, dims)[:3, :3].T
+    axes = fields.numbers(*META_AXES, count=dims * dims, default=identity).reshape(dims, dims)[:3, :3].T
     if np.abs(np.linalg.norm(axes, axis=0) - 1.0).max() > _UNIT_TOLERANCE:
         raise DataError("the directions of the voxel axes are not of length 1", file=fields.file,
                         remedy="get the file again from its source")  # fmt: skip
-    origin = fields.numbers("Offset", "Position", "Origin", count=dims, default=" ".join("0" * dims))[:3]
+    origin = fields.numbers(*META_ORIGIN, count=dims, default=" ".join("0" * dims))[:3]
     spacing = fields.numbers("ElementSpacing", "ElementSize", count=dims)[:3]
     return _assemble(axes * _positive(spacing, fields), origin)
 
 
 def nrrd_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -> Layout:
     """Read a NRRD header; the stream then stands at the voxels if they are in it. Raises DataError."""
-    fields = _Fields(_nrrd_pairs(stream), stream.path)
+    fields = Fields(_nrrd_pairs(stream), stream.path)
     dims = fields.whole("dimension", count=1)[0]
     if not 1 <= dims <= 16:
         raise fields.bad("dimension")
@@ -208,11 +183,15 @@ def _nrrd_pairs(stream: ByteStream) -> dict[str, str]:
         key, separator, value = line.partition(":")
         if not separator:
             break
-        pairs[key.strip().lower()] = value.strip()
+        name = key.strip().lower()
+        if name not in NRRD_FIELDS:
+            raise DataError(f"the header's {name[:40]!r} is no field of NRRD", file=stream.path,
+                            remedy="get the file again from its source")  # fmt: skip
+        add(pairs, name, value.strip(), stream.path)
     raise DataError("the NRRD header does not end", file=stream.path, remedy="get the file again")
 
 
-def _nrrd_type(fields: _Fields) -> np.dtype[np.generic]:
+def _nrrd_type(fields: Fields) -> np.dtype[np.generic]:
     dtype = _type(fields, "type", _NRRD_TYPES, big=False)
     if dtype.itemsize == 1:
         return dtype
@@ -222,7 +201,7 @@ def _nrrd_type(fields: _Fields) -> np.dtype[np.generic]:
     return dtype.newbyteorder("<" if endian == "little" else ">")
 
 
-def _nrrd_data(fields: _Fields) -> tuple[Path | None, int]:
+def _nrrd_data(fields: Fields) -> tuple[Path | None, int]:
     offset = fields.whole("byte skip", "byteskip", count=1, default="0")[0]
     if fields.whole("line skip", "lineskip", count=1, default="0") != (0,):
         raise DataError(
@@ -234,7 +213,7 @@ def _nrrd_data(fields: _Fields) -> tuple[Path | None, int]:
     return (_detached(fields.file, name) if name else None), offset
 
 
-def _spatial_axes(fields: _Fields, dims: int, kinds: list[str]) -> list[int]:
+def _spatial_axes(fields: Fields, dims: int, kinds: list[str]) -> list[int]:
     """The axes that lie in space: those with a direction, or else those whose kind says so."""
     if "space directions" in fields.pairs:
         vectors = _vectors_of(fields, "space directions", dims)
@@ -244,13 +223,15 @@ def _spatial_axes(fields: _Fields, dims: int, kinds: list[str]) -> list[int]:
     return [axis for axis, kind in enumerate(kinds) if kind in ("domain", "space", "???", "none")]
 
 
-def _vectors_of(fields: _Fields, name: str, count: int) -> list[NDArray[np.float64] | None]:
+def _vectors_of(fields: Fields, name: str, count: int) -> list[NDArray[np.float64] | None]:
     """``count`` vectors "(x,y,z)" or "none"."""
     words = re.findall(r"\([^)]*\)|none", fields.text(name))
     vectors: list[NDArray[np.float64] | None] = []
     for word in words:
         try:
-            vectors.append(None if word == "none" else np.array([float(v) for v in word[1:-1].split(",")]))
+            vectors.append(
+                None if word == "none" else np.array([number(v.strip()) for v in word[1:-1].split(",")])
+            )
         except ValueError as error:
             raise fields.bad(name) from error
     if len(vectors) != count or any(
@@ -261,7 +242,7 @@ def _vectors_of(fields: _Fields, name: str, count: int) -> list[NDArray[np.float
 
 
 def _nrrd_matrix(
-    fields: _Fields, dims: int, spatial: list[int]
+    fields: Fields, dims: int, spatial: list[int]
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     if "space directions" not in fields.pairs:
         spacing = fields.numbers("spacings", count=dims)[spatial]
@@ -280,7 +261,7 @@ def _nrrd_matrix(
     return _assemble(turn @ axes, turn @ (np.zeros(3) if origin is None else origin)), notes
 
 
-def _type(fields: _Fields, name: str, known: Mapping[str, str], *, big: bool) -> np.dtype[np.generic]:
+def _type(fields: Fields, name: str, known: Mapping[str, str], *, big: bool) -> np.dtype[np.generic]:
     text = " ".join(fields.text(name).split())
     if "ARRAY" in text or text == "block":
         raise _vectors(fields.file)
@@ -308,7 +289,7 @@ def _detached(header: Path, name: str) -> Path:
     return path
 
 
-def _positive(spacing: NDArray[np.float64], fields: _Fields) -> NDArray[np.float64]:
+def _positive(spacing: NDArray[np.float64], fields: Fields) -> NDArray[np.float64]:
     if not (spacing > 0).all():
         raise DataError(
             f"the voxel spacing is {spacing.tolist()} mm", file=fields.file, remedy="repair the header"

@@ -7,25 +7,22 @@ foreign files are folded in. Fields as NIfTI: 5-D (x, y, z, 1, 3), intent 1007, 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neuroreg.errors import DataError, UsageError, WriteError
-from neuroreg.io import nifti_header, nifti_layout
+from neuroreg.errors import UsageError, WriteError
+from neuroreg.io.field_headers import FIELD_SUFFIXES, Frame, open_field, vector_frame
 from neuroreg.io.files import atomic_write, check_input, suffix_of
 from neuroreg.io.hdf5 import Node, write_hdf5
 from neuroreg.io.itk_maps import Leaves, finite, maps_of
 from neuroreg.io.itk_records import as_matlab, as_text, read_records
-from neuroreg.io.layout import MAX_VOXELS, geometry_of
-from neuroreg.io.nifti_header import INTENT_DISPLACEMENT, INTENT_VECTOR
+from neuroreg.io.nifti_header import INTENT_VECTOR
 from neuroreg.io.nifti_writer import write_nifti
-from neuroreg.io.stream import GZIP, ByteStream
+from neuroreg.io.stream import ByteStream
 from neuroreg.transforms import Affine, Chain, DisplacementField, Transform
 
-FIELD_SUFFIXES = (".nii", ".nii.gz")
 AFFINE_SUFFIXES = (".mat", ".tfm", ".txt")
 READ_SUFFIXES = (".h5", ".hdf5", *AFFINE_SUFFIXES, *FIELD_SUFFIXES)
 _AFFINE_TYPE = "AffineTransform_double_3_3"
@@ -50,7 +47,7 @@ def read_transform(path: Path | str) -> Transform:
     return parts[0] if len(parts) == 1 else Chain(parts)
 
 
-def read_field(path: Path | str, *, assume: Literal["lps", "ras"] | None = None) -> DisplacementField:
+def read_field(path: Path | str, *, assume: Frame | None = None) -> DisplacementField:
     """A displacement field from NIfTI: 5-D with intent 1007 (LPS mm) or 1006 (RAS mm, turned into LPS).
 
     ``assume`` says what a file holds whose header does not tell: 4-D (x, y, z, 3), or 5-D with another intent.
@@ -58,10 +55,8 @@ def read_field(path: Path | str, *, assume: Literal["lps", "ras"] | None = None)
     """
     path = check_input(Path(path))
     with ByteStream(path) as stream:
-        header = _header(stream)
-        layout = nifti_layout.vector_layout_of(header, max_voxels=MAX_VOXELS)
-        frame = _vector_frame(header, assume)
-        geometry, _ = geometry_of(layout.matrix, layout.size, file=path)
+        header, layout, geometry = open_field(stream)
+        frame = vector_frame(header, assume)
         stream.skip(
             layout.offset - header.fields.itemsize, past_end=f"vox_offset {layout.offset} lies past the end"
         )
@@ -73,40 +68,6 @@ def read_field(path: Path | str, *, assume: Literal["lps", "ras"] | None = None)
     if frame == "ras":
         data = data * torch.tensor([-1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)
     return DisplacementField(data, geometry)
-
-
-def holds_vectors(path: Path | str) -> bool:
-    """Whether a NIfTI file has the shape of a displacement field, (x, y, z, 1, 3). Raises like ``read_field``."""
-    with ByteStream(check_input(Path(path))) as stream:
-        return _header(stream).sides[3:] == (1, 3)
-
-
-def _header(stream: ByteStream) -> nifti_header.NiftiHeader:
-    """The header at the start of a NIfTI file, compressed or not; the stream then stands behind it."""
-    if stream.starts_with_gzip():
-        stream.inflate(GZIP)
-    head = stream.read(nifti_header.NIFTI1.itemsize)
-    if head[:4] in nifti_header.NIFTI2_STARTS:
-        head += stream.read(nifti_header.NIFTI2.itemsize - len(head))
-    return nifti_header.parse(head, file=stream.path)
-
-
-def _vector_frame(
-    header: nifti_header.NiftiHeader, assume: Literal["lps", "ras"] | None
-) -> Literal["lps", "ras"]:
-    intent = int(header.fields["intent_code"])
-    if len(header.sides) == 5 and intent == INTENT_VECTOR:
-        return "lps"
-    if len(header.sides) == 5 and intent == INTENT_DISPLACEMENT:
-        return "ras"
-    if assume is None:
-        raise DataError(
-            f"the vectors of a {len(header.sides)}-D file with intent {intent} may be LPS or RAS: the header does not "
-            "say",
-            file=header.file,
-            remedy="convert it, telling which (neuroreg convert --vectors lps|ras)",
-        )
-    return assume
 
 
 def write_field(field: DisplacementField, path: Path | str, *, overwrite: bool = False) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from neuroreg.errors import CannotCreateError, UsageError
 from neuroreg.io import files
+from neuroreg.io.field_headers import FIELD_SUFFIXES, field_notes, holds_vectors
 from neuroreg.io.images import WRITE_SUFFIXES, check_frame, read_image, read_labels, write_image
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
 from neuroreg.io.together import together
-from neuroreg.io.transforms import FIELD_SUFFIXES, holds_vectors, read_transform
 from neuroreg.io.transforms import READ_SUFFIXES as TRANSFORM_SUFFIXES
+from neuroreg.io.transforms import read_transform
 from neuroreg.pipeline.config import stem
 from neuroreg.pipeline.record import Progress, silent
 from neuroreg.pipeline.transforms import invert
@@ -106,10 +107,10 @@ def apply(config: ApplyConfig, *, progress: Progress = silent) -> Applied:
 
 def _transform(config: ApplyConfig) -> tuple[Transform, list[str]]:
     transform: Transform = Chain(tuple(read_transform(path) for path in config.transforms))
+    warnings = [note for path in config.transforms for note in field_notes(path)]
     if not config.inverse:
-        return transform, []
+        return transform, warnings
     found = invert(transform)
-    warnings = []
     if found.p99_mm > 1.0:
         warnings.append(
             f"the inverse misses by {found.p99_mm:.1f} mm in places; use the inverse file of the run"

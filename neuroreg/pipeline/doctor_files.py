@@ -15,11 +15,12 @@ from torch import Tensor
 
 from neuroreg import checkpoints, errors
 from neuroreg.errors import NeuroregError
+from neuroreg.io.field_headers import FIELD_SUFFIXES, field_notes, holds_vectors
 from neuroreg.io.files import check_input, suffix_of
 from neuroreg.io.images import ImageFile, check_frame, read_image, read_labels
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
-from neuroreg.io.transforms import AFFINE_SUFFIXES, FIELD_SUFFIXES, flatten, holds_vectors, read_transform
+from neuroreg.io.transforms import AFFINE_SUFFIXES, flatten, read_transform
 from neuroreg.pipeline.outputs import jacobian_map
 from neuroreg.preprocess import brain
 from neuroreg.transforms import Affine, DisplacementField
@@ -136,7 +137,7 @@ def _examine(path: Path, *, frame: int | None, xform: Xform, max_voxels: int) ->
         return Examined(path, weights=_weights(path))
     if suffix in _TRANSFORMS or (suffix in FIELD_SUFFIXES and holds_vectors(path)):
         parts = tuple(map_part(part) for part in flatten(read_transform(path)))
-        return Examined(path, transform=parts, notes=tuple(_doubts(path, parts)))
+        return Examined(path, transform=parts, notes=(*field_notes(path), *_doubts(path, parts)))
     image = read_image(path, frame=frame, xform=xform, max_voxels=max_voxels)
     check_frame(frame, image)
     facts, notes = image_facts(image), image.notes

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,14 +10,13 @@ from torch import Tensor
 from neuroreg import field
 from neuroreg.errors import DataError, UsageError
 from neuroreg.io import files
+from neuroreg.io.field_headers import FIELD_SUFFIXES, Frame, field_notes, holds_vectors
 from neuroreg.io.images import check_frame, read_image, read_labels, write_image
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
 from neuroreg.io.transforms import (
-    FIELD_SUFFIXES,
     READ_SUFFIXES,
     flatten,
-    holds_vectors,
     read_field,
     read_transform,
     write_field,
@@ -28,7 +26,6 @@ from neuroreg.pipeline.outputs import jacobian_map
 from neuroreg.transforms import Affine, Chain, DisplacementField, Transform, total_field, world_to_index
 from neuroreg.volume import Geometry, Volume
 
-Frame = Literal["lps", "ras"]
 _GOOD_MM = 0.1  # a round trip below this needs no second attempt
 # Above this the inverse of a map that folds is none; of another it is written, with a warning.
 _ROUGH_MM = 1.0
@@ -145,7 +142,8 @@ def convert_file(
     _check(output, path, to=to, overwrite=overwrite)
     suffix = files.suffix_of(files.check_input(path))
     if suffix in FIELD_SUFFIXES and (vectors is not None or holds_vectors(path)):
-        return _write(read_field(path, assume=vectors), output, to=to, overwrite=overwrite)
+        notes = _write(read_field(path, assume=vectors), output, to=to, overwrite=overwrite)
+        return (*field_notes(path), *notes)
     if suffix in READ_SUFFIXES and suffix not in FIELD_SUFFIXES:
         if vectors is not None:
             raise UsageError(

@@ -102,7 +102,7 @@ def serve() -> None:
     from neuroreg.pipeline import doctor_files, transforms  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")
-    streams = [tempfile.TemporaryFile(mode="w+b") for _ in range(2)]
+    streams = [tempfile.TemporaryFile(mode="w+b") for _ in range(2)]  # noqa: SIM115  # open to the end
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream.fileno(), number)
     print("{}", file=answers, flush=True)

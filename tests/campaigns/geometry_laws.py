@@ -1,4 +1,4 @@
-"""Laws of geometry on made-up grids: whatever is read, turned, cut, resampled or written, the anatomy stays where it is.
+"""Laws of geometry on made-up grids: read, turned, cut, resampled or written, the anatomy stays where it is.
 
 python tests/campaigns/geometry_laws.py [--rounds 2000] [--seed 0]
 
@@ -269,7 +269,8 @@ def codes_choose_the_frame(
 def quaternion(turn: np.ndarray) -> list[float]:
     """(b, c, d) of a proper rotation (3, 3), a >= 0: from the eigenvector of the turn's axis."""
     k = np.array(
-        [[turn[0, 0] - turn[1, 1] - turn[2, 2], 0, 0, 0], [turn[1, 0] + turn[0, 1], turn[1, 1] - turn[0, 0] - turn[2, 2], 0, 0],
+        [[turn[0, 0] - turn[1, 1] - turn[2, 2], 0, 0, 0],
+         [turn[1, 0] + turn[0, 1], turn[1, 1] - turn[0, 0] - turn[2, 2], 0, 0],
          [turn[2, 0] + turn[0, 2], turn[2, 1] + turn[1, 2], turn[2, 2] - turn[0, 0] - turn[1, 1], 0],
          [turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1], np.trace(turn)]]
     ) / 3.0  # fmt: skip
@@ -503,7 +504,8 @@ AFFINE_SUFFIX = st.sampled_from((".mat", ".tfm", ".h5"))
 CUT = st.tuples(*[st.integers(-4, 4)] * 3)
 BIG = grids(low=24, high=26)
 LAWS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
-    "geometry": (geometry_is_itk_s, {"grid": grids(), "index": st.tuples(*[st.floats(-5, 30)] * 3), "level": st.integers(0, 3)}),
+    "geometry": (geometry_is_itk_s, {
+        "grid": grids(), "index": st.tuples(*[st.floats(-5, 30)] * 3), "level": st.integers(0, 3)}),
     "letters": (letters_are_itk_s, {"grid": grids()}),
     "files": (files_keep_the_place, {"grid": grids(), "ramp": ramps(), "suffix": SUFFIX}),
     "qform and sform": (codes_choose_the_frame, {
@@ -577,9 +579,9 @@ def main() -> int:
         "laws broken": len(broken),
     }
     law = (
-        "On oblique, flipped, permuted and anisotropic grids anywhere in space, the anatomy never moves: read, written, "
-        "converted, cropped, padded, re-ordered, conformed, resampled and moved by known maps, a function of the world "
-        "keeps its values there, and SimpleITK agrees."
+        "On oblique, flipped, permuted and anisotropic grids anywhere in space, the anatomy never moves: read, "
+        "written, converted, cropped, padded, re-ordered, conformed, resampled and moved by known maps, a function of "
+        "the world keeps its values there, and SimpleITK agrees."
     )
     save_record("geometry_laws", law=law, passed=not broken, found=found, seconds=time.monotonic() - start)
     return 1 if broken else 0

@@ -1,4 +1,4 @@
-"""Damaged headers and gzip streams through ``doctor FILE`` and ``convert``: an error with its code, or what the bytes say.
+"""Damaged headers and gzip streams through ``doctor FILE`` and ``convert``: an error, or what the bytes say.
 
 python tests/campaigns/mutations.py [--rounds 10000] [--large 40] [--seed 0] [--keep FOLDER]
 
@@ -326,7 +326,7 @@ def apart(call: Callable[[], str]) -> str:
     with os.fdopen(reading, "rb") as answer:
         said = answer.read()
     os.waitpid(child, 0)
-    return pickle.loads(said) if said else "unjudged: the other reader crashes"  # noqa: S301  # our own child's
+    return pickle.loads(said) if said else "unjudged: the other reader crashes"  # our own child's
 
 
 def laws(name: str, outcome: Outcome, tally: Tally) -> Iterator[str]:
