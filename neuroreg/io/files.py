@@ -111,7 +111,7 @@ def prepare_folder(folder: Path) -> Path:
             raise WriteError("the disk is full", file=folder, remedy="free some space") from error
         what = "the parent folder does not exist" if error.errno == errno.ENOENT else _reason(error)
         raise CannotCreateError(f"cannot create the folder: {what}", file=folder) from error
-    _check_writable(folder)
+    _check_writable(folder, folder)
     return folder
 
 
@@ -136,7 +136,7 @@ def check_output(path: Path, *, overwrite: bool = False) -> Path:
         raise CannotCreateError("the output path is a folder", file=final, remedy="give a file name")
     if final.exists() and not overwrite:
         raise CannotCreateError("the output exists", file=final, remedy="use --overwrite to replace it")
-    _check_writable(final.parent)
+    _check_writable(final.parent, final)
     return final
 
 
@@ -273,7 +273,7 @@ def _is_orphan(entry: os.DirEntry[str], host: str, pid: int) -> bool:
     return False
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folder: Path, told: Path) -> None:
     # Trying is the only sure answer: permission bits say nothing about read-only mounts or quotas on inodes.
     probe = folder / f".probe.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -281,7 +281,7 @@ def _check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         if error.errno in _FULL:
-            raise WriteError("the disk is full", file=folder, remedy="free some space") from error
+            raise WriteError("the disk is full", file=told, remedy="free some space") from error
         raise CannotCreateError(
             f"the folder cannot be written: {_reason(error)}",
             file=folder,
