@@ -115,7 +115,7 @@ def prepare_folder(folder: Path) -> Path:
             file=folder,
             remedy="create the folder above it, or choose another",
         ) from error
-    _check_writable(folder)
+    _check_writable(folder, folder)
     return folder
 
 
@@ -140,7 +140,7 @@ def check_output(path: Path, *, overwrite: bool = False) -> Path:
         raise CannotCreateError("the output path is a folder", file=final, remedy="give a file name")
     if final.exists() and not overwrite:
         raise CannotCreateError("the output exists", file=final, remedy="use --overwrite to replace it")
-    _check_writable(final.parent)
+    _check_writable(final.parent, final)
     return final
 
 
@@ -279,7 +279,7 @@ def _is_orphan(entry: os.DirEntry[str], host: str, pid: int) -> bool:
     return False
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folder: Path, told: Path) -> None:
     # Trying is the only sure answer: permission bits say nothing about read-only mounts or quotas on inodes.
     probe = folder / f".probe.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -287,7 +287,7 @@ def _check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         if error.errno in _FULL:
-            raise WriteError("the disk is full", file=folder, remedy="free some space") from error
+            raise WriteError("the disk is full", file=told, remedy="free some space") from error
         raise CannotCreateError(
             f"the folder cannot be written: {_reason(error)}",
             file=folder,

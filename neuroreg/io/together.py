@@ -33,6 +33,23 @@ def together(
         shutil.rmtree(stage, ignore_errors=True)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """The output folder, made when missing; taken away again when the block fails and it is empty.
+
+    Raises CannotCreateError (73), WriteError (74).
+    """
+    made = not folder.exists()
+    files.prepare_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):  # not empty: it holds someone else's files by now
+                folder.rmdir()
+        raise
+
+
 def _put(stage: Path, folder: Path, names: Sequence[str], *, mark: str | None, overwrite: bool) -> None:
     finals = {name: files.check_output(folder / name, overwrite=overwrite) for name in names}
     ready: dict[str, Path] = {}

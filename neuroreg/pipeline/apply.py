@@ -1,7 +1,8 @@
 """The verb ``apply``: images or labels through transforms that exist already."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from neuroreg.io.field_headers import FIELD_SUFFIXES, field_notes, holds_vectors
 from neuroreg.io.images import WRITE_SUFFIXES, check_frame, read_image, read_labels, write_image
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
-from neuroreg.io.together import together
+from neuroreg.io.together import new_folder, together
 from neuroreg.io.transforms import READ_SUFFIXES as TRANSFORM_SUFFIXES
 from neuroreg.io.transforms import read_transform
 from neuroreg.pipeline.config import stem
@@ -80,7 +81,21 @@ def apply(config: ApplyConfig, *, progress: Progress = silent) -> Applied:
 
     Raises UsageError (2), DataError (65), NoInputError (66), CannotCreateError (73), WriteError (74), BusyError (75).
     """
+    with _into(config) as targets:
+        return _apply(config, targets, progress)
+
+
+@contextmanager
+def _into(config: ApplyConfig) -> Iterator[list[Path]]:
+    """Where each moved image goes; a folder is made for them when it is missing, and only kept when all goes well."""
     targets = _targets(config)
+    with nullcontext() if config.output in (None, *targets) else new_folder(targets[0].parent):
+        for target in targets:
+            files.check_output(target, overwrite=config.overwrite)
+        yield targets
+
+
+def _apply(config: ApplyConfig, targets: Sequence[Path], progress: Progress) -> Applied:
     progress("read")
     reader = partial(
         read_labels if config.labels else read_image,
@@ -93,7 +108,7 @@ def apply(config: ApplyConfig, *, progress: Progress = silent) -> Applied:
     fixed = read_image(config.to, frame=0, xform=config.xform, max_voxels=config.max_voxels)
     transform, warnings = _transform(config)
     warnings += fixed.notes
-    names = [target.name for target in targets]  # all in one folder
+    names = [target.name for target in targets]
     with together(targets[0].parent, names, overwrite=config.overwrite) as stage:
         for image, name in zip(images, names, strict=True):
             progress(f"move {image.path.name}")
@@ -119,7 +134,7 @@ def _transform(config: ApplyConfig) -> tuple[Transform, list[str]]:
 
 
 def _targets(config: ApplyConfig) -> list[Path]:
-    """Where each moved image goes. Raises UsageError, CannotCreateError before anything is read."""
+    """Where each moved image goes, all in one folder. Raises UsageError, CannotCreateError before anything is read."""
     names = [f"{stem(image)}_to_{stem(config.to)}.nii.gz" for image in config.images]
     if config.output is None:
         targets = [Path(name) for name in names]
@@ -134,12 +149,11 @@ def _targets(config: ApplyConfig) -> list[Path]:
                 file=config.output,
                 remedy="give an image file or a folder to -o",
             )
-        targets = [files.prepare_folder(config.output) / name for name in names]
+        targets = [config.output / name for name in names]
     if len(set(targets)) < len(targets):
         raise UsageError("two images have the same name", remedy="move them one at a time")
     inputs = {path.resolve() for path in (*config.images, *config.transforms, config.to)}
     for target in targets:
         if target.resolve() in inputs:
             raise UsageError("the output would overwrite an input", file=target, remedy="choose another -o")
-        files.check_output(target, overwrite=config.overwrite)
     return targets

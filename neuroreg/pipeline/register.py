@@ -1,7 +1,6 @@
 """The verb ``register``: read, check, align, judge, write."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from neuroreg.checkpoints import WeightRecord
 from neuroreg.device import choose_device
 from neuroreg.errors import InternalError, WriteError
 from neuroreg.io import files
-from neuroreg.io.together import together
+from neuroreg.io.together import new_folder, together
 from neuroreg.pipeline import needs, resources
 from neuroreg.pipeline.align import Alignment, align
 from neuroreg.pipeline.case import Reporter, case_of, method_line
@@ -95,25 +94,10 @@ def register(
         needs.preflight(config, engine, inputs)
     run = _Run(config, command, clock, engine, inputs, threads, reporter, argv)
     names = list(named_outputs(config).values())
-    with _folder(config.folder):
+    with new_folder(config.folder), files.output_lock(config.folder):
         alignment = align(config, inputs, engine, clock)
         with together(config.folder, names, mark=RECORD_NAME, overwrite=config.overwrite) as stage:
             return _leave(run, alignment, stage)
-
-
-@contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    """The output folder, made when missing, held by a lock; taken away again when the run fails and it is empty."""
-    made = not folder.exists()
-    files.prepare_folder(folder)
-    try:
-        with files.output_lock(folder):
-            yield
-    except BaseException:
-        if made:
-            with suppress(OSError):  # not empty: it holds someone else's files by now
-                folder.rmdir()
-        raise
 
 
 def disk_bytes(voxels: int, outputs: Sequence[str]) -> float:

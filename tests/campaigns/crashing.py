@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ ROOT = TESTS.parent
 sys.path[:0] = [str(TESTS), str(ROOT)]
 
 import pipeline_phantoms as phantoms  # noqa: E402  # beside the tests, found by the line above
+import toy_worker  # noqa: E402
+
+from neuroreg import cli  # noqa: E402
 
 TOY = (sys.executable, str(TESTS / "toy_cli.py"))
 REAL = (sys.executable, "-m", "neuroreg")
@@ -42,6 +46,71 @@ def environment(mark: str = "", **more: str) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOY_SIDES": "unjudged",
             MARK: mark, **more}  # fmt: skip
+
+
+class Forked:
+    """The command line with the toys in a fork of this process, which has imported all: no second is lost on that."""
+
+    def __init__(self, words: Sequence[str], folder: Path, mark: str) -> None:
+        self.returncode: int | None = None
+        self._err = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                os.setsid()
+                os.chdir(folder)
+                os.environ.update(environment(mark))
+                os.dup2(self._err.fileno(), 2)
+                os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+                sys.argv = list(words[1:])
+                cli.main(words[2:])
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+            finally:
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        """The exit code, or minus the signal; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def communicate(self) -> tuple[str, str]:
+        """Wait, and what it said on the error stream."""
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if self._err.closed:
+            return "", ""
+        self._err.seek(0)
+        with self._err:
+            return "", self._err.read().decode("utf-8", "replace")
+
+
+def load() -> None:
+    """Import what a command imports, and nothing that starts a thread: forks of a process with threads may hang."""
+    import SimpleITK  # noqa: F401
+    import torch
+
+    from neuroreg.cohort import process, runner  # noqa: F401
+    from neuroreg.methods import affine  # noqa: F401
+    from neuroreg.pipeline import register  # noqa: F401
+    from neuroreg.report import group, page  # noqa: F401
+
+    torch.set_num_threads(1)
+    os.environ["TOY_SIDES"] = "unjudged"
+    toy_worker.register_toys()
+    process.PROGRAM = toy_worker.PROGRAM
+    for name in ("register", "batch"):
+        cli.load_command(name)
+
+
+def begin(words: Sequence[str], folder: Path, mark: str, *, cold: bool) -> "Forked | subprocess.Popen[str]":
+    """A command: with the toys a fork, unless it is to start ``cold``, as a user starts it."""
+    return start(words, folder, mark) if cold or tuple(words[:2]) != TOY else Forked(words, folder, mark)
 
 
 def start(words: Sequence[str], folder: Path, mark: str = "", **more: str) -> "subprocess.Popen[str]":
@@ -74,9 +143,9 @@ def living(mark: str) -> list[int]:
     return found
 
 
-def kill(process: "subprocess.Popen[str]", mark: str, *, everything: bool) -> None:
+def kill(process: "Forked | subprocess.Popen[str]", mark: str, *, everything: bool) -> None:
     """SIGKILL: to the process alone, or to all that carry the mark, as the kernel ends a container."""
-    for pid in living(mark) if everything else [process.pid]:
+    for pid in {process.pid, *(living(mark) if everything else [])} if process.poll() is None else set():
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
