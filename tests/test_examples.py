@@ -80,7 +80,8 @@ def test_published_weights_are_found_by_name_and_measured(
     monkeypatch.setenv("NEUROREG_HOME", str(trained / "weights"))
     assert run(["models", "verify"]) == 0
     recipe = trained / "weights" / "toy.yaml"
-    recipe.write_text(recipe.read_text() + "initial: runs/not-here/best.safetensors\n")
+    contents = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**contents, "initial": "runs/not-here/best.safetensors"}))
     out = json.loads(example("measure_weights.py", trained, "weights/toy.safetensors", "val.npz", "2"))
     assert 0 < out["dice_affine"] < 1
     assert 0 < out["dice"] < 1

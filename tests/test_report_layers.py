@@ -11,6 +11,7 @@ from finished_runs import MARKER_LPS, forget, image, save_record, slopes
 from numpy.typing import NDArray
 from pipeline_phantoms import grid, labels
 
+from neuroreg.errors import DataError
 from neuroreg.io.images import write_image
 from neuroreg.io.nifti_writer import nifti_bytes
 from neuroreg.pipeline import head_mask
@@ -130,12 +131,16 @@ def test_the_place_the_record_names_is_offered(own_run: Path) -> None:
         ([1.5, -2, 3], [(1.5, -2.0, 3.0)]),
         ([1, None, 3], []),
         ("here", []),
-        ([1e999, 0, 0], []),
     ):
         qc = {"verdict": "look", "worst_place_lps_mm": place}
         (own_run / "run.json").write_text(json.dumps({**record, "qc": qc}))
         places = gather(open_run(own_run), with_face=False).places
         assert [point for title, point in places if title == "Worst local match"] == expected
+    (own_run / "run.json").write_text(
+        json.dumps({**record, "qc": {**qc, "worst_place_lps_mm": [1e999, 0, 0]}})
+    )
+    with pytest.raises(DataError, match="run record"):  # there is no Infinity in JSON
+        open_run(own_run)
 
 
 def test_many_regions_take_wider_numbers(own_run: Path, tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ from neuroreg.errors import (
 from neuroreg.io import free_memory
 
 LOCK_NAME = ".neuroreg.lock"
-_CANNOT_CREATE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+_CANNOT_CREATE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST,
+}  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = re.compile(r"^\..*\.tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(\..*)?$")
 _STALE_S = 86_400.0  # a temporary file of another machine may be in use; after a day it is not
