@@ -180,7 +180,9 @@ def test_a_state_that_says_nonsense_is_refused(tmp_path: Path, progress: str | N
         load(path, *trained(1, 0))
 
 
-@pytest.mark.parametrize("name", ["optimizer.0.exp_avg", "optimizer.99.step", "optimizer.x.step", "network.0.weight"])
+@pytest.mark.parametrize(
+    "name", ["optimizer.0.exp_avg", "optimizer.99.step", "optimizer.x.step", "network.0.weight"]
+)
 def test_a_state_of_other_tensors_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "state.safetensors"
     save_state(path, *trained(0, 1), PROGRESS, "abc")
