@@ -98,7 +98,9 @@ def as_known(error: Exception) -> NeuroregError:
             error.strerror or "not permitted", file=error.filename, remedy="check the permissions"
         )
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return UsageError("the name is too long for a file", file=error.filename, remedy="choose a shorter one")
+        return UsageError(
+            "the name is too long for a file", file=error.filename, remedy="choose a shorter one"
+        )
     if isinstance(error, RecursionError):
         return DataError("an input is nested too deeply", remedy="check where it comes from")
     first = str(error).strip().split("\n")[0]

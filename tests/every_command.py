@@ -111,8 +111,8 @@ def commands(files: dict[str, str], text: str) -> Iterator[list[str]]:
     points = [{"name": text, "x": "5", "y": "-8", "z": "12"}, {"name": "b", "x": "9", "y": "-4", "z": "2"}]
     landmarks = write_rows(Path("points.csv"), points)
     run_folder = f"o{Path(fixed).name[1:-7]}"
-    yield ["register", fixed, moving, "-o", run_folder, *TOY, "--fixed-labels", fixed_seg, "--moving-labels", moving_seg,
-           "--label-names", names, "-v"]  # fmt: skip
+    labels = ["--fixed-labels", fixed_seg, "--moving-labels", moving_seg, "--label-names", names]
+    yield ["register", fixed, moving, "-o", run_folder, *TOY, *labels, "-v"]
     yield ["affine", fixed, moving, "-o", "affine", "--dry-run"]
     transform = f"{run_folder}/transform.h5"
     yield ["apply", transform, "--to", fixed, moving, "-o", f"a{moving}"]

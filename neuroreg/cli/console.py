@@ -195,6 +195,11 @@ def training(*, quiet: bool) -> Iterator[TrainingView]:
     if quiet or not console.is_terminal:
         yield TrainingView(None, quiet=quiet)
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         yield TrainingView(progress)

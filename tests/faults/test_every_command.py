@@ -59,7 +59,7 @@ class Run:
 
 
 def apart() -> list[str]:
-    """Words that start a program where there is no network at all, not even loopback; none where that is not allowed."""
+    """Words that start a program where there is no network, not even loopback; none where that is not allowed."""
     tried = shutil.which("unshare") and subprocess.run(
         ["unshare", "-n", "true"], check=False, capture_output=True
     )
