@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {".py", ".css", ".html", ".js", ".json", ".txt", ".md", ".typed", ".safetensors", ".yaml"}
 CODE = {".so", ".pyd", ".dll", ".exe", ".sh", ".pyc", ".npz", ".npy", ".gz", ".zip", *PICKLES}
+STARTS = (b"PK\x03\x04", b"\x7fELF", b"MZ", b"#!", b"\x80\x02", b"\x80\x04", b"\x1f\x8b")
+"""Of archives, programs and pickles."""
 
 
 def pip(*words: str) -> None:
@@ -69,9 +71,8 @@ def test_the_wheel_is_the_package_and_the_weights_and_nothing_else(files: dict[s
             source = name.replace("neuroreg/_weights/", "weights/", 1)
             assert (ROOT / source).read_bytes() == content, name
             assert PurePosixPath(name).suffix in KINDS
-        assert not content.startswith(
-            (b"PK\x03\x04", b"\x7fELF", b"MZ", b"#!", b"\x80\x02", b"\x80\x04", b"\x1f\x8b")
-        ) or (name.endswith(".safetensors") and content[8:9] == b"{")
+        is_weights = name.endswith(".safetensors") and content[8:9] == b"{"
+        assert is_weights or not content.startswith(STARTS), name
 
 
 def test_the_weights_are_those_of_the_manifest(files: dict[str, bytes]) -> None:
@@ -107,7 +108,8 @@ def test_the_sdist_holds_what_the_checkout_has(tmp_path: Path) -> None:
     )
     names = {member.name.removeprefix(top) for member in members}
     singles = {
-        "constraints.txt", "CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "pyproject.toml", "PKG-INFO", ".gitignore",
+        "constraints.txt", "CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "pyproject.toml", "PKG-INFO",
+        ".gitignore",
     }  # fmt: skip
     assert names == tracked("neuroreg", "weights", "examples", "tests") | singles
     assert not {PurePosixPath(name).suffix for name in names} & (CODE - {".sh"})
