@@ -82,7 +82,7 @@ _CREATE_ERRNO = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR}
 
 
 def as_known(error: Exception) -> NeuroregError:
-    """Any exception as one of ours: memory (75), disk (73, 74), else a bug (70)."""
+    """Any exception as one of ours: memory (75), disk (73, 74), a name too long (2), nesting (65), else a bug (70)."""
     if isinstance(error, NeuroregError):
         return error
     if _is_out_of_memory(error):
@@ -96,6 +96,10 @@ def as_known(error: Exception) -> NeuroregError:
     if isinstance(error, OSError) and error.errno in _CREATE_ERRNO:
         return CannotCreateError(
             error.strerror or "not permitted", file=error.filename, remedy="check the permissions"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError(
+            "the name is too long for a file", file=error.filename, remedy="choose a shorter one"
         )
     if isinstance(error, RecursionError):
         return DataError("an input is nested too deeply", remedy="check where it comes from")

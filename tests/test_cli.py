@@ -156,6 +156,9 @@ def test_each_error_has_its_exit_code(
 @pytest.mark.parametrize(
     ("error", "code"),
     [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), 2),
+        (RecursionError("maximum depth"), 65),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "a"), 73),
         (KeyError("x"), 70),
         (ZeroDivisionError("y"), 70),
         (MemoryError(), 75),
@@ -183,6 +186,9 @@ def test_a_bug_is_70_and_shows_its_traceback_only_on_demand(
     assert "Traceback" not in err
     assert run(["methods", "--debug"]) == 70
     assert "Traceback" in capsys.readouterr().err
+    failing(ValueError("a\x1b[2J\x9b\u202eb"))
+    assert run(["methods", "--debug"]) == 70
+    assert "ValueError: a?[2J??b\n" in capsys.readouterr().err  # a traceback quotes names from outside
 
 
 def test_an_interrupt_is_130(
@@ -207,6 +213,7 @@ def test_a_termination_is_143_and_said(
         ("a\x1b[31mred\x07.nii", "a?[31mred?.nii"),
         ("two\nlines\tand tab", "two lines and tab"),
         ("left\u202eright", "left?right"),
+        ("two\u2028lines\u2029here", "two lines here"),
         ("bad\udcff", "bad?"),
         ("sub[/foo] [red]ünï.nii", "sub[/foo] [red]ünï.nii"),
     ],

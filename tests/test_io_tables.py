@@ -108,3 +108,9 @@ def test_a_slip_in_a_column_name_is_a_fault_and_a_stranger_is_named() -> None:
     )
     # a name near to a column that is there is no slip
     assert check_header(["id", "moving", "moving_"], known, required=("id",))[0] == []
+
+
+def test_a_cell_keeps_letters_that_are_line_breaks_elsewhere(tmp_path: Path) -> None:
+    rows = [{"id": f"a{letter}b", "note": "x"} for letter in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"]
+    write_csv(tmp_path / "a.csv", ("id", "note"), rows)
+    assert read_csv(tmp_path / "a.csv") == rows

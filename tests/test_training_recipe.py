@@ -43,6 +43,8 @@ def test_a_good_recipe_gets_the_defaults(tmp_path: Path) -> None:
         ({"learning_rate": -1}, "option learning_rate"),
         ({"precision": "int8"}, "option precision"),
         ({"name": "../evil"}, "option name"),
+        ({"name": ".."}, "option name"),
+        ({"name": "-x"}, "option name"),
         ({"augmentation": {"mirror": 1.5}}, r"option augmentation\.mirror"),
     ],
 )

@@ -166,7 +166,9 @@ def run(arguments: Sequence[str]) -> int:
         return _close_stdout() if stop.code == 1 else int(stop.code or 0)
     except Exception as error:  # noqa: BLE001  # the last door: nothing leaves as a traceback
         if "--debug" in options:
-            traceback.print_exc()
+            from neuroreg.cli import console
+
+            console.trace(traceback.format_exc())
         return _report(as_known(error), json="--json" in options)
     if outcome == 130:
         return _report_stop("interrupted", 130)

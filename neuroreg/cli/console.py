@@ -21,6 +21,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from neuroreg.training.log import Event as TrainingEvent
 
+_BREAKS = "\n\t\u2028\u2029"
 JSON_SCHEMA = 1
 """Version of the one object that ``--json`` puts on stdout."""
 
@@ -28,7 +29,7 @@ JSON_SCHEMA = 1
 def printable(text: object) -> str:
     """Text safe for a terminal: control characters, ANSI escapes, bidi overrides and bad bytes become '?'."""
     return "".join(
-        " " if letter in "\n\t" else "?" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter
+        " " if letter in _BREAKS else "?" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter
         for letter in str(text)
     )
 
@@ -121,6 +122,12 @@ def fail(code: int, message: str) -> None:
     stderr().print(Text.assemble((f"neuroreg: error[{code}]: ", "bold red"), printable(message)))
 
 
+def trace(text: str) -> None:
+    """A traceback on stderr, line by line: it quotes names and values from outside."""
+    for line in text.splitlines():
+        stderr().print(Text(printable(line)))
+
+
 @contextmanager
 def stages(*, quiet: bool, verbose: bool) -> Iterator[Callable[[str], None]]:
     """A callback that is told the name of each stage as it starts.
@@ -162,7 +169,7 @@ class TrainingView:
 
     def packing(self, split: str, done: int, total: int) -> None:
         """``done`` of ``total`` subjects of a split are packed."""
-        self._advance(f"packing {split}", done, total)
+        self._advance(f"packing {printable(split)}", done, total)
 
     def event(self, event: "TrainingEvent") -> None:
         """A logged step or a validation."""
@@ -189,6 +196,11 @@ def training(*, quiet: bool) -> Iterator[TrainingView]:
     if quiet or not console.is_terminal:
         yield TrainingView(None, quiet=quiet)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         yield TrainingView(progress)

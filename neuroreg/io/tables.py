@@ -64,7 +64,7 @@ def read_lines(path: Path | str) -> tuple[list[str], list[tuple[int, list[str]]]
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError("the table is not UTF-8 text", file=path, remedy="save it as CSV, UTF-8") from error
-    lines = text.splitlines(keepends=True)
+    lines = list(io.StringIO(text, newline=""))  # str.splitlines would cut a cell at \f, \x1c or U+2028
     said = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None  # what Excel is told, and what it writes
     delimiter = said[1] if said else max((",", ";", "\t"), key=lines[0].count) if lines else ","
     if said:

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_BREAKS = "\n\t\u2028\u2029"
 
 SYMBOLS: Mapping[str, str] = {"fail": "✕", "look": "▲", "pass": "✓"}
 """Verdicts in black and white."""
@@ -50,6 +51,6 @@ def _source(text: str) -> str:
 def plain(text: object) -> str:
     """Text without control characters, direction overrides and bad bytes; the template escapes the rest."""
     return "".join(
-        " " if letter in "\n\t" else "?" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter
+        " " if letter in _BREAKS else "?" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter
         for letter in str(text)
     )
