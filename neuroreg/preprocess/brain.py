@@ -26,7 +26,7 @@ def background_value(data: Tensor) -> float:
 def looks_stripped(volume: Volume) -> bool:
     """Whether the skull is gone: a constant background, and no more than a brain's volume in front of it."""
     front = volume.data != background_value(volume.data)
-    litres = float(front.sum()) * volume.geometry.voxel_volume_mm3 / 1e6
+    litres = int(front.count_nonzero()) * volume.geometry.voxel_volume_mm3 / 1e6
     return _has_background(front) and BRAIN_LITRES[0] <= litres <= BRAIN_LITRES[1]
 
 
@@ -37,12 +37,12 @@ def exceeds_brain(volume: Volume, counts: Tensor | None = None) -> bool:
     """
     front = volume.data != background_value(volume.data)
     front = front if counts is None else front & counts
-    litres = float(front.sum()) * volume.geometry.voxel_volume_mm3 / 1e6
+    litres = int(front.count_nonzero()) * volume.geometry.voxel_volume_mm3 / 1e6
     return litres > BRAIN_LITRES[1] or (counts is None and not _has_background(front))
 
 
 def _has_background(front: Tensor) -> bool:
-    return 1.0 - float(front.float().mean()) >= _EMPTY_SHARE
+    return 1.0 - int(front.count_nonzero()) / front.numel() >= _EMPTY_SHARE
 
 
 def foreground(volume: Volume) -> Tensor:
