@@ -306,6 +306,14 @@ column says. Distances are in mm, of threads, batch and GPU in voxels of the met
 `--refine mid`. A figure beyond its bound is bold.
 
 {tables}
+Held exactly: threads, batches, a shift of both headers, and (of files whose axes run along the world's) the order in
+which a file stores its axes. The affine follows a motion of the whole scene to a twentieth of a voxel, which is what
+reading an oblique image on a grid along the world's axes leaves. The deformations do not: where tissue is uniform they
+fit the noise and the blur of that reading, and between unlike brains a fold of the cortex may be matched to one
+neighbour or the other. Expect a deformation to change by some tenths of a mm on average, and by mm in places, when the
+same scan is re-gridded. A scan onto itself is left alone by `affine`, `gaussnewton` and every refinement; a network
+alone moves it by some tenths of a mm.
+
 There and back: the mean distance of a point that is taken to the moving image by one run and back by another with the
 images exchanged, and beside it what the inverse written by the first run misses by. No method here is symmetric by
 construction, so the two differ: use `inverse.h5`, not a second run, where the inverse of a map is meant.

@@ -1,5 +1,7 @@
 """Memory reckoned from sizes: what grows makes it grow, and a run that cannot fit is refused before it computes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pipeline_phantoms as phantoms
@@ -29,6 +31,17 @@ def pair(fixed: Volume, moving: Volume) -> Inputs:
     return Inputs({}, fixed, moving, None, None, ())
 
 
+UNDER_A_LIMIT = """
+import os, resource, sys
+from neuroreg.cli import run
+words = ["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out", "--method", "affine", "--threads", "1", "-q"]
+assert run([*words, "--dry-run"]) == 0
+taken = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (taken + 32 * 2**20, resource.RLIM_INFINITY))
+sys.exit(run(words))
+"""
+"""the same command first without, then with a limit as `ulimit -v` sets it: 32 MB above what is taken"""
+
 SMALL = volume(phantoms.grid())
 PAIR = pair(SMALL, volume(phantoms.grid(degrees=-7.0, size=(42, 40, 36))))
 
@@ -53,7 +66,7 @@ def test_finer_grids_air_and_outputs_cost_memory() -> None:
         needed(*ready(outputs=o), airy).more for o in (("affine",), ("field", "jacobian", "report"))
     )
     assert few < all_of_them
-    assert all_of_them == (20 + 12 + 40) * air.numel()
+    assert all_of_them == (16 + 6 + 14) * air.numel()
 
 
 def test_what_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +77,13 @@ def test_what_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "available_memory", lambda: int(more) - 1)
     with pytest.raises(BusyError, match="registering onto 38 x 44 x 34 voxels needs about"):
         preflight(*settings, PAIR)
+
+
+@pytest.mark.faults
+def test_34_under_ulimit_the_run_is_refused_before_it_computes(tmp_path: Path) -> None:
+    phantoms.save_pair(tmp_path)
+    words = [sys.executable, "-c", UNDER_A_LIMIT]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 75, done.stderr
+    assert "error[75]: registering onto 38 x 44 x 34 voxels needs about 0.1 GiB of memory" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fixed.nii.gz", "moving.nii.gz"]

@@ -1,7 +1,9 @@
 """Foreground and brain masks on phantoms with a known answer."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from neuroreg.errors import DataError
 from neuroreg.preprocess.brain import (
@@ -90,3 +92,17 @@ def test_what_exceeds_a_brain() -> None:
     assert not exceeds_brain(brain_image(), torch.ones(1, *GRID.shape, dtype=torch.bool))
     small = brain_image()  # a child's, a monkey's: small is not more
     assert not exceeds_brain(small.with_data(torch.where(ellipsoid((20.0, 20.0, 20.0)), small.data, 0.0)))
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (9, 4, 6)])
+def test_closing_and_filling_is_scipys_wherever_the_mask_lies(corner: tuple[int, int, int]) -> None:
+    mask = torch.zeros(31, 27, 29, dtype=torch.bool)
+    d, h, w = corner
+    mask[d : d + 20, h : h + 22, w : w + 21] = (
+        torch.rand(20, 22, 21, generator=torch.Generator().manual_seed(7)) < 0.08
+    )
+    solid = ndimage.binary_closing(np.pad(mask.numpy(), 4), np.ones((5, 5, 5)))
+    expected = ndimage.binary_fill_holes(solid)[4:-4, 4:-4, 4:-4]
+    assert expected.sum() > mask.sum() + 100
+    assert torch.equal(close_and_fill(mask[None], radius=2)[0], torch.from_numpy(expected))
+    assert not bool(close_and_fill(torch.zeros(1, 8, 8, 8, dtype=torch.bool), radius=2).any())

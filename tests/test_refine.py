@@ -53,6 +53,12 @@ def test_zero_iterations_only_unfold() -> None:
     assert float(field.smallest_determinant(u).min()) > 0.0
 
 
+def test_a_scan_onto_itself_stays_where_it_is_whatever_the_start() -> None:
+    for start in (Prediction(0.3 * waves()), Prediction(torch.zeros(1, 3, *SHAPE))):
+        found = refine(start, phantom(), phantom(), iterations=1)
+        assert not bool(full(found).any())
+
+
 def test_keeps_the_affine_and_drops_a_stale_inverse() -> None:
     moving = phantom()
     affine = torch.eye(3, 4)[None]

@@ -117,7 +117,7 @@ def optimise(
     """Run ``iterations`` from ``start``; shapes and errors as ``GaussNewton.predict``.
 
     The result has no folds. Where the iterations did not raise the correlation at their last level, the start
-    comes back, without its folds.
+    comes back, without its folds; or no displacement at all, where that fits better still: a scan onto itself.
     """
     _check(fixed, moving, start)
     if start is None:
@@ -206,8 +206,10 @@ class _Pair:
                 u, _ = level.step(u)
                 if at == 1 and turn % _RELAX_EVERY == _RELAX_EVERY - 1 and turn < spec.iterations - 1:
                     field.relax_folds(u, floor=_NEAR_FOLD, rounds=2)  # later steps mend the match
-            if number == len(specs) - 1 and level.score(u) < level.score(_move(first, 1, at, fine)):
-                u, at = first.clone(), 1
+            if number == len(specs) - 1:
+                tried = [(u, at), (first.clone(), 1), (torch.zeros_like(first), 1)]
+                scores = [float(level.score(_move(v, on, spec.field_level, fine))) for v, on in tried]
+                u, at = tried[scores.index(max(scores))]
         u = field.unfold(_move(u, at, 1, fine)[None])
         pad: list[int] = []  # last axis first, as F.pad wants it
         for side, size in zip(self._box[::-1], self._shape[::-1], strict=True):

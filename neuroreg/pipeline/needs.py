@@ -16,9 +16,9 @@ from neuroreg.volume import Volume
 
 _PROGRAM = 450e6  # libraries and weights
 _HELD = 4  # bytes of a voxel read and kept
-_CONFORMED = 24  # of both images at once: masks, scaled and smoothed copies
+_CONFORMED = 12  # of both images at once: masks, scaled and smoothed copies
 _NETWORK = 300  # of a voxel of the network grid: the dearest method, at 1 mm
-_WRITTEN = {"image": 8, "field": 20, "jacobian": 12, "report": 40}
+_WRITTEN = {"image": 4, "field": 16, "jacobian": 6, "report": 14}
 """Output -> bytes of a fixed voxel while outputs are worked out and compressed; two are at once"""
 
 

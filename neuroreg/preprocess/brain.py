@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from neuroreg.box import bounding_box
 from neuroreg.errors import DataError
 from neuroreg.preprocess.intensity import percentile
 from neuroreg.volume import Volume
@@ -63,9 +64,16 @@ def foreground(volume: Volume) -> Tensor:
 
 def close_and_fill(mask: Tensor, *, radius: int) -> Tensor:
     """A mask (..., D, H, W) bool without clefts up to 2 x ``radius`` voxels wide and without enclosed holes."""
-    x = F.pad(mask.reshape(mask.shape[-3:]), [2 * radius] * 6)
+    whole = mask.reshape(mask.shape[-3:])
+    box = bounding_box(whole, before=0, after=0)
+    if box is None:
+        return mask.clone()
+    # Nothing that is closed or filled lies outside the box: a field of view full of air costs nothing.
+    x = F.pad(whole[box], [2 * radius] * 6)
     solid = ~_dilate(~_dilate(x, radius), radius)
-    return (solid | _holes(solid)).reshape(mask.shape)
+    out = torch.zeros_like(whole)
+    out[box] = solid | _holes(solid)
+    return out.reshape(mask.shape)
 
 
 def grow(mask: Tensor, *, voxels: int) -> Tensor:
