@@ -108,7 +108,7 @@ def grid(order: int, *, degrees: float = 0.0, axis: tuple[float, float, float] =
     direction = orders()[order % 48]
     along = np.abs(direction).argmax(axis=0)  # the world axis of each voxel axis
     sides, steps = np.array([132.0, 150.0, 128.0]), np.roll([3.6, 3.2, 4.1], order)
-    size = [int(round(sides[a] / s)) + k for k, (a, s) in enumerate(zip(along, steps, strict=True))]
+    size = [round(sides[a] / s) + k for k, (a, s) in enumerate(zip(along, steps, strict=True))]
     return Grid(
         rotation(axis, degrees) @ direction,
         (size[0], size[1], size[2]),
@@ -116,7 +116,9 @@ def grid(order: int, *, degrees: float = 0.0, axis: tuple[float, float, float] =
     )
 
 
-def image(where: Grid, made: Callable[[Array], NDArray[np.generic]] = head, through: Map | None = None) -> sitk.Image:
+def image(
+    where: Grid, made: Callable[[Array], NDArray[np.generic]] = head, through: Map | None = None
+) -> sitk.Image:
     """What ``made`` has at the grid's points, or at the points to which ``through`` takes them."""
     points = where.points()
     found = sitk.GetImageFromArray(made(points if through is None else through(points)))
@@ -289,5 +291,7 @@ def itk_points(transform: sitk.Transform, points: Array) -> Array:
     return np.array([transform.TransformPoint([float(v) for v in point]) for point in points])
 
 
-PLACES = np.array([lps(RIGHT), lps(FRONT_TOP_LEFT), lps(RIGHT * (-1, 1, 1)), [12.3, -20.5, -17.0], [-8.0, 27.5, 30.0]])
+PLACES = np.array(
+    [lps(RIGHT), lps(FRONT_TOP_LEFT), lps(RIGHT * (-1, 1, 1)), [12.3, -20.5, -17.0], [-8.0, 27.5, 30.0]]
+)
 """LPS mm: the balls, the right one's mirror image, and two places of no meaning"""

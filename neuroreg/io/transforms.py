@@ -216,9 +216,7 @@ def _vector_frame(
     return assume
 
 
-def write_field(
-    field: DisplacementField, path: Path | str, *, overwrite: bool = False
-) -> tuple[str, ...]:
+def write_field(field: DisplacementField, path: Path | str, *, overwrite: bool = False) -> tuple[str, ...]:
     """Write a field as 5-D NIfTI, intent 1007, LPS mm: what ANTs, SimpleITK and Slicer apply as it is.
 
     Returns the notes. Raises UsageError (2), CannotCreateError (73) or WriteError (74).

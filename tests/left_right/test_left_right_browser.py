@@ -1,4 +1,4 @@
-"""Both pages in a real Chromium with the network off: on the screen the balls lie towards the letters of their sides."""
+"""Both pages in a real Chromium, offline: on the screen the balls lie towards the letters of their sides."""
 
 import io
 import os
@@ -110,7 +110,10 @@ def test_the_report_on_the_screen(browser: Any, finished: Path, width: int) -> N
             letters = [[x - left, y - top, text] for x, y, text in frame["letters"]]
             assert {text for *_, text in letters} == set(LETTERS[view])
             found = places(inside, letters, least=int(0.002 * wide * high))
-            sides = {(nearest(at, letters, LETTERS[view][:2]), nearest(at, letters, LETTERS[view][2:])) for at in found}
+            sides = {
+                (nearest(at, letters, LETTERS[view][:2]), nearest(at, letters, LETTERS[view][2:]))
+                for at in found
+            }
             reached = {side for pair in sides for side in pair}
             assert len(found) >= 2
             if "R" in LETTERS[view]:

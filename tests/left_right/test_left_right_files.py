@@ -1,4 +1,4 @@
-"""Files in every axis order and format: what neuroreg writes of them has the right on the right, by SimpleITK's word."""
+"""Files in every axis order and format: what neuroreg writes of them has the right on the right, says SimpleITK."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ def convert(source: Path, out: Path, *more: str) -> Path:
 
 def test_the_phantom_tells_all_48_orders_apart() -> None:
     # Balls read with another order's matrix are elsewhere, in every one of the 48 x 47 cases.
-    cube = phantoms.Grid(np.eye(3), (41, 41, 41), (4.0, 4.0, 4.0))
+    cube = phantoms.Grid(np.eye(3), (29, 29, 29), (5.0, 5.0, 5.0))
     voxels = phantoms.head(cube.points())
     seen = [
         np.concatenate(phantoms.balls(voxels, phantoms.Grid(d, cube.size, cube.spacing).matrix))
@@ -36,10 +36,12 @@ def test_the_phantom_tells_all_48_orders_apart() -> None:
     assert min(apart) > 8
 
 
-@pytest.mark.parametrize("order", [0, 11, 21, 26, 40])  # every order in the faults suite, below
+@pytest.mark.parametrize("order", [0, 11, 26, 41])  # every order in the faults suite, below
 def test_an_axis_order_is_read_and_written(order: int, tmp_path: Path) -> None:
     where = phantoms.grid(order)
-    source = phantoms.save_nifti(phantoms.image(where), tmp_path / "in.nii", form=("qform", "sform")[order % 2])
+    source = phantoms.save_nifti(
+        phantoms.image(where), tmp_path / "in.nii", form=("qform", "sform")[order % 2]
+    )
     phantoms.check(convert(source, tmp_path / f"out{WRITTEN[order % 4]}"))
     ours = read_image(source).volume
     large, small = phantoms.balls(ours.data[0].numpy(), ours.geometry.voxel_to_world.numpy())
@@ -48,10 +50,10 @@ def test_an_axis_order_is_read_and_written(order: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_rotation_at_all(seed: int, tmp_path: Path) -> None:
     draw = np.random.default_rng(seed)
-    axis, degrees = draw.normal(size=3), float(draw.uniform(-45, 45) if seed < 6 else draw.uniform(45, 180))
+    axis, degrees = draw.normal(size=3), float(draw.uniform(-45, 45) if seed < 4 else draw.uniform(45, 180))
     where = phantoms.grid(int(draw.integers(48)), degrees=degrees, axis=tuple(axis))
     source = phantoms.save_nifti(phantoms.image(where), tmp_path / "in.nii", form=("both", "qform")[seed % 2])
     phantoms.check(source)
@@ -66,7 +68,9 @@ def test_a_file_of_the_same_name_that_itk_reads_instead_is_told(
     phantoms.save(phantoms.mirrored(made), tmp_path / "t1.nii")
     assert run(["convert", str(source), str(tmp_path / "t1.nii.gz"), "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["warnings"]
-    assert told.startswith("t1.nii.gz: ANTs, Slicer and SimpleITK read the voxels of t1.nii in the same folder")
+    assert told.startswith(
+        "t1.nii.gz: ANTs, Slicer and SimpleITK read the voxels of t1.nii in the same folder"
+    )
     with pytest.raises(AssertionError, match="right at LPS"):
         phantoms.check(tmp_path / "t1.nii.gz")  # SimpleITK does: were it mended there, the warning could go
     (tmp_path / "t1.nii").unlink()
@@ -103,7 +107,7 @@ def test_every_pair_of_formats(suffix: str, tmp_path: Path) -> None:
                     phantoms.check_labels(convert(source, name, "--labels"))
 
 
-@pytest.mark.faults
+@pytest.mark.oracle
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("form", ["qform", "sform", "both"])
 def test_every_axis_order_by_every_form_of_nifti(version: int, form: str, tmp_path: Path) -> None:
@@ -113,7 +117,7 @@ def test_every_axis_order_by_every_form_of_nifti(version: int, form: str, tmp_pa
         phantoms.check(convert(source, tmp_path / f"out{order}{WRITTEN[order % 4]}"))
 
 
-@pytest.mark.faults
+@pytest.mark.oracle
 def test_labels_keep_their_sides_in_every_order(tmp_path: Path) -> None:
     for order in range(48):
         made = phantoms.image(phantoms.grid(order, degrees=7.0), phantoms.labels)
@@ -140,7 +144,9 @@ def test_nibabel_sees_the_same_sides(version: int, tmp_path: Path) -> None:
     kind = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
     for order in range(48):
         made = phantoms.image(phantoms.grid(order, degrees=40.0 - 3 * order))
-        ours = phantoms.save_nifti(made, tmp_path / "a.nii", version=version, form=("qform", "sform")[order % 2])
+        ours = phantoms.save_nifti(
+            made, tmp_path / "a.nii", version=version, form=("qform", "sform")[order % 2]
+        )
         theirs = kind(*(getattr(nibabel.load(ours), name) for name in ("dataobj", "affine")))
         nibabel.save(theirs, tmp_path / "b.nii.gz")
         for source in (ours, tmp_path / "b.nii.gz"):
@@ -164,7 +170,16 @@ def test_real_files_in_other_orders_show_the_same_head(name: str, tmp_path: Path
     assert phantoms.matrix_of(out) == pytest.approx(phantoms.matrix_of(same[0]), abs=1e-3)
     moved = tmp_path / "moved.nii.gz"
     sitk.WriteTransform(sitk.TranslationTransform(3), str(tmp_path / "still.tfm"))
-    words = ["apply", str(tmp_path / "still.tfm"), str(source), "--to", str(reference), "-o", str(moved), "-q"]
+    words = [
+        "apply",
+        str(tmp_path / "still.tfm"),
+        str(source),
+        "--to",
+        str(reference),
+        "-o",
+        str(moved),
+        "-q",
+    ]
     assert run(words) == 0
     shown = [sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype("f8") for path in (moved, reference)]
     assert np.corrcoef(*(one.reshape(-1) for one in shown))[0, 1] > 0.99

@@ -89,7 +89,15 @@ def test_simpleitk_puts_them_where_we_do(made: Path, name: str, tmp_path: Path) 
         image = sitk.ReadImage(str(made / f"{source}.nii.gz"))
         sitk.WriteImage(sitk.Resample(image, fixed, transform, kind), str(tmp_path / f"{source}_theirs.nrrd"))
         ours_at = tmp_path / f"{source}_ours.nrrd"
-        words = ["apply", made / name, made / f"{source}.nii.gz", "--to", made / "fixed.nii.gz", "-o", ours_at]
+        words = [
+            "apply",
+            made / name,
+            made / f"{source}.nii.gz",
+            "--to",
+            made / "fixed.nii.gz",
+            "-o",
+            ours_at,
+        ]
         assert run([*map(str, words), *(["--labels"] if source == "seg" else [])]) == 0
         for path in (ours_at, tmp_path / f"{source}_theirs.nrrd"):
             check(path, through=back)
@@ -104,7 +112,9 @@ def test_ants_puts_them_where_we_do(made: Path, name: str, tmp_path: Path) -> No
     for source, kind, check in (
         ("moving", "linear", phantoms.check), ("seg", "nearestNeighbor", check_labels)
     ):  # fmt: skip
-        image = ants.image_read(str(made / f"{source}.nii.gz"), pixeltype="float" if source == "moving" else "double")
+        image = ants.image_read(
+            str(made / f"{source}.nii.gz"), pixeltype="float" if source == "moving" else "double"
+        )
         moved = ants.apply_transforms(fixed=fixed, moving=image, transformlist=[given], interpolator=kind)
         ants.image_write(moved, str(tmp_path / f"{source}.nii.gz"))
         check(tmp_path / f"{source}.nii.gz", through=back)

@@ -89,7 +89,14 @@ def test_packed_heads_have_the_right_on_the_right(folder: Path, split: str) -> N
 def test_a_mirror_in_training_keeps_the_names_on_their_sides(folder: Path) -> None:
     data = load_pack(folder / "train.npz")
     assert isinstance(data, PackedSet)
-    still = {"shared_affine": 0.0, "moving_affine": 0.0, "moving_shift": 0.0, "gamma": 0.0, "bias": 0.0, "noise": 0.0}
+    still = {
+        "shared_affine": 0.0,
+        "moving_affine": 0.0,
+        "moving_shift": 0.0,
+        "gamma": 0.0,
+        "bias": 0.0,
+        "noise": 0.0,
+    }
     geometry = {key: getattr(data.geometry, key) for key in ("direction", "spacing", "origin")}
     for mirror in (0.0, 1.0):
         batch = draw_pair(data, Augmentation(mirror=mirror, **still), torch.Generator().manual_seed(1))
@@ -106,7 +113,10 @@ def lateral_pairs(names: dict[int, str]) -> list[tuple[int, int]]:
     ids = {name: label for label, name in names.items()}
     found = []
     for name, label in ids.items():
-        for right, left in ((name.removesuffix("_R") + "_L", "_R"), (name.replace("Right ", "Left ", 1), "Right ")):
+        for right, left in (
+            (name.removesuffix("_R") + "_L", "_R"),
+            (name.replace("Right ", "Left ", 1), "Right "),
+        ):
             if left in name and name != right and right in ids:
                 found.append((label, ids[right]))
     return found
@@ -139,13 +149,15 @@ def test_right_structures_of_the_template_are_on_the_right(template: Template, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("data", "table", "least"), [("ixi", "dlmuse", 60), ("oasis", "neuromorphometrics", 60)])
+@pytest.mark.parametrize(
+    ("data", "table", "least"), [("ixi", "dlmuse", 60), ("oasis", "neuromorphometrics", 60)]
+)
 def test_right_structures_of_the_data_are_on_the_right(data: str, table: str, least: int) -> None:
     if not (DATA / data).is_dir():
         pytest.skip(f"no ../shared/data/{data} here")
     with (DATA / "labels" / f"{table}.csv").open() as stream:
         names = {int(row["label"]): row["name"] for row in csv.DictReader(stream)}
-    for path in sorted((DATA / data / "seg").glob("*.nii.gz"))[::7 if data == "ixi" else 1]:
+    for path in sorted((DATA / data / "seg").glob("*.nii.gz"))[:: 7 if data == "ixi" else 1]:
         check_sides(sitk.ReadImage(str(path)), names, least=least)
 
 
