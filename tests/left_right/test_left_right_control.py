@@ -7,10 +7,15 @@ import left_right_phantoms as phantoms
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import toy_worker
+from left_right_sides import check_sides, lateral_pairs
 
 from neuroreg.cli import run
+from neuroreg.cohort import process
 from neuroreg.io.images import write_image
+from neuroreg.methods import METHODS
 from neuroreg.pipeline.template import load_template
+from neuroreg.registry import Entry
 
 MARKER = np.array([34.0, -22.0, 8.0])
 """RAS mm from the middle of the template: a bright ball in its right hemisphere"""
@@ -122,8 +127,6 @@ def test_every_method_leaves_the_marker_on_the_right(number: int, method: str, t
     assert run([*map(str, words)]) == 0
     assert marker_at(tmp_path / "out" / "moved.nii.gz") == pytest.approx(MARKER, abs=5)
     moved = sitk.ReadImage(str(tmp_path / "out" / "moved_labels.nii.gz"))
-    from test_left_right_training import check_sides
-
     check_sides(moved, load_template().names, least=60)
     figures = json.loads((tmp_path / "out" / "run.json").read_text())["qc"]
     assert figures["sides_fixed"] > 0.3
@@ -142,3 +145,36 @@ def test_the_verdict_finds_out_a_mirrored_brain(role: str, tmp_path: Path) -> No
     assert any(role in reason and "left and right exchanged" in reason for reason in found["reasons"])
     other = {"fixed": "moving", "moving": "fixed"}[role]
     assert found[f"sides_{role}"] < -0.3 < 0.3 < found[f"sides_{other}"]
+
+
+@pytest.mark.slow
+def test_the_templates_regions_are_carried_to_their_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # README: a cohort onto the template, then its labels on every subject by inverse.h5.
+    monkeypatch.setattr(process, "PROGRAM", toy_worker.PROGRAM)
+    monkeypatch.setitem(METHODS, "toy", Entry("pipeline_phantoms:Toy", "for tests"))
+    paths = save_brains(tmp_path, 33)
+    (tmp_path / "cohort.csv").write_text("id,moving\n001,moving.nii.gz\n")
+    out = tmp_path / "out"
+    assert (
+        run([*map(str, ("batch", tmp_path / "cohort.csv", "-o", out, "--method", "toy", "--jobs", 1, "-q"))])
+        == 0
+    )
+    assert marker_at(out / "001" / "moved.nii.gz") == pytest.approx(MARKER, abs=8)
+    labels = out / "template" / "template-ixi2mm_labels.nii.gz"
+    words = ["apply", out / "001" / "inverse.h5", "--to", paths["moving"], labels, "--labels", "-q"]
+    assert run([*map(str, words), "-o", str(tmp_path / "carried.nii.gz")]) == 0
+    carried, own = (sitk.ReadImage(str(p)) for p in (tmp_path / "carried.nii.gz", paths["moving_seg"]))
+    overlap = sitk.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(sitk.Cast(own, sitk.sitkInt32), sitk.Cast(carried, sitk.sitkInt32))
+    for right, left in lateral_pairs(load_template().names):
+        shapes = sitk.LabelShapeStatisticsImageFilter()
+        shapes.Execute(carried)
+        at = [np.array(shapes.GetCentroid(k)) for k in (right, left)]
+        # The subject is turned by 14 degrees: left and right are those of its own labels.
+        shapes.Execute(own)
+        there = [np.array(shapes.GetCentroid(k)) for k in (right, left)]
+        assert np.linalg.norm(at[0] - there[0]) < np.linalg.norm(at[0] - there[1])
+        assert np.linalg.norm(at[1] - there[1]) < np.linalg.norm(at[1] - there[0])
+    assert overlap.GetDiceCoefficient() > 0.5

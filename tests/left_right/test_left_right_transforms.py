@@ -205,7 +205,7 @@ def test_evaluate_knows_the_side_of_landmarks(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("order", (0, 13, 29))
+@pytest.mark.parametrize("order", [0, 13, 29])
 def test_evaluate_gives_every_label_its_own_side(order: int, tmp_path: Path) -> None:
     where = phantoms.grid(order, degrees=5)
     fixed = phantoms.image(where, phantoms.labels)
