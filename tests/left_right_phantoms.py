@@ -108,7 +108,7 @@ def grid(order: int, *, degrees: float = 0.0, axis: tuple[float, float, float] =
     direction = orders()[order % 48]
     along = np.abs(direction).argmax(axis=0)  # the world axis of each voxel axis
     sides, steps = np.array([132.0, 150.0, 128.0]), np.roll([3.6, 3.2, 4.1], order)
-    size = [int(round(sides[a] / s)) + k for k, (a, s) in enumerate(zip(along, steps, strict=True))]
+    size = [round(sides[a] / s) + k for k, (a, s) in enumerate(zip(along, steps, strict=True))]
     return Grid(
         rotation(axis, degrees) @ direction,
         (size[0], size[1], size[2]),

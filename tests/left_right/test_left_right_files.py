@@ -1,4 +1,4 @@
-"""Files in every axis order and format: what neuroreg writes of them has the right on the right, by SimpleITK's word."""
+"""Files in every axis order and format: what neuroreg writes of them has the right on the right, says SimpleITK."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ def convert(source: Path, out: Path, *more: str) -> Path:
 
 def test_the_phantom_tells_all_48_orders_apart() -> None:
     # Balls read with another order's matrix are elsewhere, in every one of the 48 x 47 cases.
-    cube = phantoms.Grid(np.eye(3), (41, 41, 41), (4.0, 4.0, 4.0))
+    cube = phantoms.Grid(np.eye(3), (29, 29, 29), (5.0, 5.0, 5.0))
     voxels = phantoms.head(cube.points())
     seen = [
         np.concatenate(phantoms.balls(voxels, phantoms.Grid(d, cube.size, cube.spacing).matrix))
@@ -36,7 +36,7 @@ def test_the_phantom_tells_all_48_orders_apart() -> None:
     assert min(apart) > 8
 
 
-@pytest.mark.parametrize("order", [0, 11, 21, 26, 40])  # every order in the faults suite, below
+@pytest.mark.parametrize("order", [0, 11, 26, 41])  # every order in the faults suite, below
 def test_an_axis_order_is_read_and_written(order: int, tmp_path: Path) -> None:
     where = phantoms.grid(order)
     source = phantoms.save_nifti(
@@ -50,10 +50,10 @@ def test_an_axis_order_is_read_and_written(order: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_rotation_at_all(seed: int, tmp_path: Path) -> None:
     draw = np.random.default_rng(seed)
-    axis, degrees = draw.normal(size=3), float(draw.uniform(-45, 45) if seed < 6 else draw.uniform(45, 180))
+    axis, degrees = draw.normal(size=3), float(draw.uniform(-45, 45) if seed < 4 else draw.uniform(45, 180))
     where = phantoms.grid(int(draw.integers(48)), degrees=degrees, axis=tuple(axis))
     source = phantoms.save_nifti(phantoms.image(where), tmp_path / "in.nii", form=("both", "qform")[seed % 2])
     phantoms.check(source)
@@ -107,7 +107,7 @@ def test_every_pair_of_formats(suffix: str, tmp_path: Path) -> None:
                     phantoms.check_labels(convert(source, name, "--labels"))
 
 
-@pytest.mark.faults
+@pytest.mark.oracle
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("form", ["qform", "sform", "both"])
 def test_every_axis_order_by_every_form_of_nifti(version: int, form: str, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_every_axis_order_by_every_form_of_nifti(version: int, form: str, tmp_pa
         phantoms.check(convert(source, tmp_path / f"out{order}{WRITTEN[order % 4]}"))
 
 
-@pytest.mark.faults
+@pytest.mark.oracle
 def test_labels_keep_their_sides_in_every_order(tmp_path: Path) -> None:
     for order in range(48):
         made = phantoms.image(phantoms.grid(order, degrees=7.0), phantoms.labels)

@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,8 +21,6 @@ from PIL import Image
 from scipy import ndimage
 
 from neuroreg.cli import run
-
-pytestmark = pytest.mark.faults
 
 
 @dataclass
@@ -89,12 +86,16 @@ def brightest(picture: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
     return [parts == k for k in range(1, count + 1) if (parts == k).sum() > 0.002 * parts.size]
 
 
-@pytest.fixture(scope="module", params=[(0, 31), (22, 7), (45, 12)], ids=str)
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param((0, 31), marks=pytest.mark.faults), pytest.param((22, 7), marks=pytest.mark.oracle)],
+    ids=str,
+)
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with report.html and viewer.html; fixed and moving in unlike axis orders."""
     folder = finished_run(tmp_path_factory.mktemp("pages"), *request.param)
     assert run(["report", str(folder), "--viewer", "-q"]) == 0
-    yield folder
+    return folder
 
 
 def test_the_balls_lie_where_the_letters_say(finished: Path) -> None:
@@ -181,6 +182,7 @@ def test_the_viewer_is_given_the_balls_where_they_are(finished: Path, tmp_path: 
 PLACES = {"right": phantoms.RIGHT, "left": phantoms.RIGHT * (-1, 1, 1), "front": FRONT, "top": TOP}
 
 
+@pytest.mark.faults
 def test_a_mirrored_head_fails_the_check_of_the_pictures(tmp_path: Path) -> None:
     folder = finished_run(tmp_path, 0, 31, made=lambda p: marked(p * (-1, 1, 1)))
     with pytest.raises(AssertionError, match="'L'"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from left_right_sides import check_sides
 from numpy.typing import NDArray
 
 from neuroreg.cli import run
@@ -106,32 +107,6 @@ def test_a_mirror_in_training_keeps_the_names_on_their_sides(folder: Path) -> No
                 assert gap[0] > 30, f"{name}: the right one is {gap} mm from the left one"
             bright = {label: float(image[labels == label].mean()) for label in (47, 48)}
             assert (bright[47] > bright[48]) == (mirror == 0)  # the ball itself has changed sides
-
-
-def lateral_pairs(names: dict[int, str]) -> list[tuple[int, int]]:
-    """(right id, left id) of the structures that have a name for either side."""
-    ids = {name: label for label, name in names.items()}
-    found = []
-    for name, label in ids.items():
-        for right, left in (
-            (name.removesuffix("_R") + "_L", "_R"),
-            (name.replace("Right ", "Left ", 1), "Right "),
-        ):
-            if left in name and name != right and right in ids:
-                found.append((label, ids[right]))
-    return found
-
-
-def check_sides(image: sitk.Image, names: dict[int, str], *, least: int) -> None:
-    """Fail unless the right structure of every pair that is there lies to the right of the left one, LPS x smaller."""
-    shapes = sitk.LabelShapeStatisticsImageFilter()
-    shapes.Execute(sitk.Cast(image, sitk.sitkInt32))
-    there = set(shapes.GetLabels())
-    pairs = [(right, left) for right, left in lateral_pairs(names) if {right, left} <= there]
-    assert len(pairs) >= least
-    for right, left in pairs:
-        gap = shapes.GetCentroid(left)[0] - shapes.GetCentroid(right)[0]
-        assert gap > 2, f"{names[right]} is not to the right of {names[left]}: {gap:.1f} mm"
 
 
 @pytest.fixture(scope="module")

@@ -43,19 +43,19 @@ def try_apply(folder: Path, orders: tuple[int, int], suffix: str) -> None:
     phantoms.check_labels(folder / f"seg{suffix}", through=phantoms.true_inverse)
 
 
-@pytest.mark.parametrize(("fixed", "moving"), [PAIRS[8], PAIRS[39]])
+@pytest.mark.parametrize(("fixed", "moving"), [PAIRS[8]])
 def test_apply_keeps_the_right_on_the_right(fixed: int, moving: int, tmp_path: Path) -> None:
     try_apply(tmp_path, (fixed, moving), ".nii.gz")
 
 
-@pytest.mark.faults
+@pytest.mark.oracle
 def test_apply_in_all_48_orders(tmp_path: Path) -> None:
     for number, orders in enumerate(PAIRS):
         try_apply(tmp_path, orders, (".nii.gz", ".mha", ".nrrd")[number % 3])
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("fixed", "moving"), [PAIRS[3], PAIRS[17], PAIRS[46]])
+@pytest.mark.parametrize(("fixed", "moving"), [PAIRS[3], PAIRS[46]])
 def test_apply_goes_back_with_inverse(fixed: int, moving: int, tmp_path: Path) -> None:
     _, still, regions = save_pair(tmp_path, fixed, moving)
     sitk.WriteTransform(phantoms.itk_affine().GetInverse(), str(tmp_path / "back.tfm"))
@@ -101,7 +101,7 @@ def test_invert_leads_the_right_back_to_the_right(order: int, tmp_path: Path) ->
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("order", [0, 19, 38])
+@pytest.mark.parametrize("order", [19, 38])
 def test_invert_of_a_field(order: int, tmp_path: Path) -> None:
     where = phantoms.grid(order, degrees=20)
     field = phantoms.save(phantoms.itk_field(where, phantoms.swollen), tmp_path / "field.nii.gz")
@@ -116,7 +116,7 @@ def test_invert_of_a_field(order: int, tmp_path: Path) -> None:
     phantoms.check(tmp_path / "again.nrrd")
 
 
-@pytest.mark.parametrize("order", [31, *(pytest.param(k, marks=pytest.mark.faults) for k in range(0, 48, 5))])
+@pytest.mark.parametrize("order", [31, *(pytest.param(k, marks=pytest.mark.faults) for k in (0, 18, 44))])
 def test_the_jacobian_has_its_growth_on_the_right(order: int, tmp_path: Path) -> None:
     fine = phantoms.grid(order, degrees=15)
     field = phantoms.save(phantoms.itk_field(fine, phantoms.swollen), tmp_path / "field.nii.gz")
@@ -132,7 +132,7 @@ def test_the_jacobian_has_its_growth_on_the_right(order: int, tmp_path: Path) ->
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("order", [2, 14, 27, 45])
+@pytest.mark.parametrize("order", [14, 45])
 def test_convert_from_every_transform_format_to_every_other(order: int, tmp_path: Path) -> None:
     like = phantoms.save(phantoms.image(phantoms.grid(order, degrees=9)), tmp_path / "like.nii.gz")
     affine, names = phantoms.itk_affine(), ("a.h5", "a.mat", "a.tfm", "a.nii.gz")
@@ -205,7 +205,7 @@ def test_evaluate_knows_the_side_of_landmarks(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("order", range(0, 48, 6))
+@pytest.mark.parametrize("order", [0, 13, 29])
 def test_evaluate_gives_every_label_its_own_side(order: int, tmp_path: Path) -> None:
     where = phantoms.grid(order, degrees=5)
     fixed = phantoms.image(where, phantoms.labels)
