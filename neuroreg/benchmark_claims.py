@@ -13,13 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.metrics.statistics import PairedTest, compare
 from neuroreg.registry import unknown_name
-from neuroreg.validation import sentence
+from neuroreg.validation import parse_yaml, sentence
 
 Pair = tuple[str, str]
 """ids of the fixed and of the moving image"""
@@ -148,11 +147,11 @@ def load_claims(path: Path) -> Claims:
     if not path.is_file():
         raise NoInputError("no such file of claims", file=path)
     try:
-        return Claims.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError("not a YAML file", file=path) from error
+        return Claims.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise DataError(sentence(error), file=path) from error
+    except ValueError as error:
+        raise DataError("not a YAML file", file=path) from error
 
 
 def judge(paper: Paper, table: Table) -> tuple[Finding, ...]:

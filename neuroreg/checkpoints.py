@@ -5,18 +5,17 @@ and verifying weights is quick. A pickle (.pt, .pth, .ckpt, .bin) can run code o
 """
 
 import hashlib
-import json
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 
 from neuroreg.errors import DataError, NoInputError, UnavailableError, UsageError
 from neuroreg.registry import unknown_name
+from neuroreg.validation import parse_json, parse_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,7 +95,7 @@ def _read_manifest() -> _Manifest:
     home = weights_home()
     path = home / "manifest.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
         found = _Manifest.model_validate(raw)
     except (OSError, ValueError) as error:
         raise DataError(
@@ -197,7 +196,7 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
     said = read_metadata(path)
     if "method" in said and "config" in said:
         try:
-            return said["method"], json.loads(said["config"])
+            return said["method"], parse_json(said["config"])
         except ValueError as error:
             raise DataError(f"the metadata is damaged: {_first_line(error)}", file=path) from error
     recipe = path.with_suffix(".yaml")
@@ -208,13 +207,16 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
             remedy=f"put its recipe {recipe.name} beside it",
         )
     try:
-        read = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        read = parse_yaml(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"the recipe cannot be read: {_first_line(error)}", file=recipe) from error
     if not isinstance(read, dict) or not isinstance(read.get("method"), str):
         raise DataError("the recipe does not name a method", file=recipe, remedy="add a line 'method: NAME'")
+    options = [read.get(name) or {} for name in ("config", "inference")]
+    if not all(isinstance(table, dict) for table in options):
+        raise DataError("config and inference of the recipe are no tables of options", file=recipe)
     # As they are used, not as they were trained: a network trained at 2 mm may be meant to run at 1 mm.
-    return read["method"], {**(read.get("config") or {}), **(read.get("inference") or {})}
+    return read["method"], options[0] | options[1]
 
 
 def _refuse_pickle(path: Path) -> None:

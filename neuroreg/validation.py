@@ -1,14 +1,54 @@
-"""Options as they are typed, and what pydantic found wrong with them, as one line in our words."""
+"""Options and the texts they stand in: JSON and YAML whose faults are all ValueErrors, and pydantic's in our words."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
 from neuroreg.errors import UsageError
 
 _VALUE_SAYS_NOTHING = frozenset({"missing", "value_error", "extra_forbidden"})
+_MOST_NODES = (
+    100_000  # of a YAML text with its aliases written out: ten lines of them can stand for gigabytes
+)
 _MOST_LETTERS = 60  # of a wrong value: a line is read by people
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says. Raises ValueError, for one that is nested too deeply too."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says, of plain kinds only. Raises ValueError, also for aliases that multiply beyond all use."""
+    import yaml  # here: most commands need none
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and _written_out(node, {}) > _MOST_NODES:
+            raise ValueError("its aliases stand for too much")
+        return yaml.safe_load(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _written_out(node: Any, known: dict[Hashable, int]) -> int:
+    """How many nodes there are below one, every alias counted as what it stands for. Raises ValueError for a circle."""
+    if not isinstance(node.value, list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 0  # it is being counted
+        parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    if not known[id(node)]:
+        raise ValueError("an alias stands for what it is in")
+    return known[id(node)]
 
 
 def sentence(error: ValidationError) -> str:
@@ -36,7 +76,7 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, object]:
         if not (equals and key.strip()):
             raise UsageError(f"option set: expected KEY=VALUE, got {pair!r}")
         try:
-            options[key.strip()] = json.loads(text)
+            options[key.strip()] = parse_json(text)
         except ValueError:
             options[key.strip()] = text
     return options

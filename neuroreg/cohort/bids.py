@@ -4,7 +4,6 @@ Pybids reads the folders. Only ``sub-*/[ses-*/]anat`` is looked at: derivatives,
 in a real dataset do not matter, and need not be valid.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from neuroreg.cohort.bids_names import NAME, Scan, by_label
 from neuroreg.errors import DataError, NoInputError, UnavailableError
+from neuroreg.validation import parse_json
 
 DESCRIPTION = "dataset_description.json"
 _LETTERS = r"[^/\x00-\x1f\ud800-\udfff]*"  # a name that is no text would stop the database of pybids
@@ -76,7 +76,7 @@ def read_description(root: Path) -> Mapping[str, object]:
     if not root.is_dir():
         raise NoInputError("no such folder", file=root, remedy="give the folder of a BIDS dataset")
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise NoInputError(
             f"no BIDS dataset: it has no {DESCRIPTION}",

@@ -1,6 +1,5 @@
 """The group level of the BIDS App: is every output there as its run left it, and how does each case stand?"""
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from neuroreg.errors import SOME_FAILED, DataError, NeuroregError, NoInputError
 from neuroreg.io.files import sha256
 from neuroreg.pipeline.finished import read_index
 from neuroreg.pipeline.record import RECORD_NAME, RunRecord, read_record, utc_now
+from neuroreg.validation import parse_json
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _damages(output: Path, folder: Path, record: RunRecord) -> Iterator[str]:
 
 def _is_json(path: Path) -> bool:
     try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        return isinstance(parse_json(path.read_text(encoding="utf-8")), dict)
     except (OSError, ValueError):
         return False
 

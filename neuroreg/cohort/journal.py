@@ -3,7 +3,6 @@
 Only the coordinator writes. Whatever kills it leaves at most one torn line, which a reader leaves out.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from neuroreg.cohort.states import State
 from neuroreg.errors import DataError, NoInputError, WriteError
 from neuroreg.io.files import fsync
+from neuroreg.validation import parse_json
 
 WHOLE = "journal.jsonl"
 """The journal of a whole cohort; those of shards are called ``journal-3of8.jsonl``."""
@@ -191,7 +191,7 @@ def read_journal(path: Path) -> tuple[list[Event], int]:
     broken = 0
     for line in filter(None, lines):
         try:
-            given = json.loads(line)
+            given = parse_json(line)
             if isinstance(given, Mapping) and given.get("schema_version", JOURNAL_SCHEMA) > JOURNAL_SCHEMA:
                 raise DataError(
                     "the journal is of a newer version", file=path, remedy="use the newer neuroreg"

@@ -128,11 +128,8 @@ def _read(path: Path, *, frame: int | None = None, xform: Xform = "auto", limits
     path = check_input(path)
     suffix = suffix_of(path)
     if suffix not in READ_SUFFIXES:
-        raise UsageError(
-            f"the file type {suffix or '(none)'} is not read",
-            file=path,
-            remedy=f"use {', '.join(READ_SUFFIXES)}",
-        )
+        raise UsageError(f"the file type {suffix or '(none)'} is not read", file=path,
+                         remedy=f"use {', '.join(READ_SUFFIXES)}")  # fmt: skip
     if suffix == ".img":
         path = check_input(path.with_suffix(".hdr"))
     with ByteStream(path) as stream:
@@ -206,7 +203,7 @@ def _frame(stream: ByteStream, layout: Layout) -> tuple[NDArray[np.generic], str
 
 
 def _check_memory(layout: Layout, path: Path) -> None:
-    needed = layout.frame_bytes + layout.voxels * 12  # stored, float64 while scaling, float32
+    needed = layout.frame_bytes + layout.voxels * 12  # stored, float32, and what is made of it
     free = available_memory()
     if free is not None and needed > free:
         raise BusyError(
@@ -224,7 +221,9 @@ def _to_float(
         if (layout.slope, layout.inter) == (1.0, 0.0):
             data = voxels.astype(np.float32)
         else:
-            data = (voxels.astype(np.float64) * layout.slope + layout.inter).astype(np.float32)
+            data = np.empty(voxels.shape, np.float32)
+            for slice_, stored in zip(data, voxels, strict=True):  # in double precision one by one
+                slice_[...] = stored.astype(np.float64) * layout.slope + layout.inter
     if voxels.dtype.kind != "f" and np.isfinite(data.min()) and np.isfinite(data.max()):
         return data, None
     invalid = ~np.isfinite(data)

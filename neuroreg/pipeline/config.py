@@ -1,6 +1,5 @@
 """What a registration is asked to do, and where each setting comes from: flags > NEUROREG_* > file > default."""
 
-import json
 import tomllib
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from neuroreg.errors import DataError, NoInputError, UsageError
 from neuroreg.pipeline.record import locate
 from neuroreg.registry import unknown_name
-from neuroreg.validation import sentence
+from neuroreg.validation import parse_json, sentence
 
 OUTPUTS = ("image", "field", "transform", "inverse", "affine", "jacobian", "report")
 """Everything ``--outputs`` can name, in the order of writing; ``standard`` is all of them."""
@@ -237,10 +236,10 @@ def read_config(file: Path, *, given: Set[str]) -> dict[str, object]:
     """The settings of a .toml or .json file, or of a run record, which need not provide what is ``given`` already."""
     try:
         text = file.read_text(encoding="utf-8")
-        data = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+        data = tomllib.loads(text) if file.suffix == ".toml" else parse_json(text)
     except OSError as error:
         raise NoInputError("cannot read the configuration", file=file, remedy="check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not valid TOML or JSON: {error}", file=file) from error
     if not isinstance(data, dict):
         raise DataError("a configuration is a table of names and values", file=file)
@@ -252,7 +251,11 @@ def read_config(file: Path, *, given: Set[str]) -> dict[str, object]:
 def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[str, object]:
     """The settings of a run record; its inputs are looked for by base name and known by their sha256."""
     config, inputs = run.get("config"), run.get("inputs")
-    if not isinstance(config, dict) or not isinstance(inputs, dict):
+    if (
+        not isinstance(config, dict)
+        or not isinstance(inputs, dict)
+        or not all(map(_is_file, inputs.values()))
+    ):
         raise DataError(
             "not the record of a registration", file=file, remedy="give a run.json of neuroreg register"
         )
@@ -266,7 +269,7 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
         found = str(locate(name, recorded, (Path(), file.parent, file.parent.parent), remedy=cure))
         if name == "also":
             settings["also"] = [
-                *[p for p in settings.get("also", []) if Path(p).name != recorded["name"]],
+                *[p for p in _texts(settings.get("also")) if Path(p).name != recorded["name"]],
                 found,
             ]
         else:
@@ -280,6 +283,17 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
     if settings.get("find_brain") and "find_brain" not in given:
         _check_weights(run.get("brain_weights"), BRAIN_FINDER, None, file)
     return settings
+
+
+def _is_file(recorded: object) -> bool:
+    """Whether a record names a file, as ``record.describe_file`` does."""
+    return isinstance(recorded, Mapping) and all(
+        isinstance(recorded.get(key), str) for key in ("name", "sha256")
+    )
+
+
+def _texts(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def _check_weights(recorded: object, method: str, named: object, file: Path) -> None:

@@ -1,6 +1,5 @@
 """A finished run, read back: its record, its outputs and inputs known by their sha256, and what follows from them."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from neuroreg.io.transforms import read_transform
 from neuroreg.pipeline.outputs import jacobian_map
 from neuroreg.pipeline.record import RECORD_NAME, locate
 from neuroreg.transforms import Affine, DisplacementField, Transform, resample, total_field
-from neuroreg.validation import sentence
+from neuroreg.validation import parse_json, sentence
 from neuroreg.volume import Volume
 
 INDEX_NAME = "files.json"
@@ -198,7 +197,7 @@ def read_index(folder: Path) -> dict[str, Path]:
     """Name in ``run.json`` -> path, of outputs that lie elsewhere; empty without an index. Raises DataError."""
     path = folder / INDEX_NAME
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -215,7 +214,7 @@ def open_run(folder: Path, *, inputs: Sequence[Path] = ()) -> FinishedRun:
     """
     path = folder / RECORD_NAME
     try:
-        recorded = Recorded.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        recorded = Recorded.model_validate(parse_json(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NoInputError(
             "no finished run here", file=folder, remedy="give the output folder of neuroreg register"

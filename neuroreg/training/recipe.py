@@ -6,13 +6,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neuroreg.errors import DataError, NoInputError
 from neuroreg.training.data import Augmentation
 from neuroreg.training.poses import Poses
-from neuroreg.validation import sentence
+from neuroreg.validation import parse_yaml, sentence
 
 Count = Annotated[int, Field(ge=0)]
 CoarseSteps = Count | tuple[Count, ...]
@@ -157,12 +156,11 @@ def load_recipe(path: Path) -> Recipe:
     if not path.is_file():
         raise NoInputError("no such recipe", file=path)
     try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Recipe.model_validate(contents)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError("not a YAML file", file=path) from error
+        return Recipe.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise DataError(sentence(error), file=path) from error
+    except ValueError as error:
+        raise DataError("not a YAML file", file=path) from error
 
 
 def weights_metadata(recipe: Recipe) -> dict[str, str]:
