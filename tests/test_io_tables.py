@@ -108,3 +108,9 @@ def test_a_slip_in_a_column_name_is_a_fault_and_a_stranger_is_named() -> None:
     )
     # a name near to a column that is there is no slip
     assert check_header(["id", "moving", "moving_"], known, required=("id",))[0] == []
+
+
+def test_a_label_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"label,group\n{'9' * 5000},a\n")
+    with pytest.raises(DataError, match="no whole number"):
+        read_groups(tmp_path / "a.csv")

@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from neuroreg.errors import UsageError
-from neuroreg.validation import parse_pairs, sentence
+from neuroreg.validation import parse_json, parse_pairs, parse_yaml, sentence
 
 
 class Inner(BaseModel):
@@ -70,3 +70,39 @@ def test_values_of_set_are_json_or_text() -> None:
     for words in ("a", "=1", " =1"):
         with pytest.raises(UsageError, match="expected KEY=VALUE"):
             parse_pairs([words])
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"a":' * 100_000, "1" * 5000])
+def test_whatever_is_wrong_with_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # json's own words
+        parse_json(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 5000,
+        "a: *b",
+        "- 2020-99-99",
+        "- !!bool x",
+        "- !!timestamp x",
+        "- !!float x",
+        "a: &a [*a]",
+        "- !!python/name:os.system",
+    ],
+)
+def test_whatever_is_wrong_with_yaml_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # yaml's own words
+        parse_yaml(text)
+
+
+def test_aliases_may_be_used_but_not_multiply() -> None:
+    assert parse_yaml("a: &x [1, 2]\nb: [*x, *x]\nc: {<<: {d: 1}}") == {
+        "a": [1, 2],
+        "b": [[1, 2]] * 2,
+        "c": {"d": 1},
+    }
+    rows = ["- &a0 [x, x]", *(f"- &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 9))]
+    with pytest.raises(ValueError, match="stand for too much"):
+        parse_yaml("\n".join(rows))
+    assert parse_yaml("") is None

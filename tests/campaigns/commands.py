@@ -92,15 +92,19 @@ class Shell:
 def serve() -> None:
     """Read commands from stdin, a JSON list of words a line, and answer with an outcome a line on what stdout was."""
     import ctypes
+    import functools
     import gc
     import tempfile
 
     import SimpleITK  # noqa: F401  # as every command that reads; its memory is not the file's
     import torch  # noqa: F401
 
-    from neuroreg.cli import run
+    from neuroreg import cli
     from neuroreg.pipeline import doctor_files, transforms  # noqa: F401
 
+    cli.load_command = functools.cache(
+        cli.load_command
+    )  # made anew each time it would cost half of the campaign
     answers = os.fdopen(os.dup(1), "w")
     streams = [tempfile.TemporaryFile(mode="w+b") for _ in range(2)]  # noqa: SIM115  # open to the end
     for number, stream in enumerate(streams, start=1):
@@ -112,7 +116,7 @@ def serve() -> None:
         gc.collect()
         give_back(0)
         before = _lowered_peak()
-        code = run(json.loads(line))
+        code = cli.run(json.loads(line))
         grown = _memory("VmHWM") - before
         said: list[Any] = []
         for stream, own in zip(streams, (sys.stdout, sys.stderr), strict=True):

@@ -225,7 +225,7 @@ def main() -> int:
         "crashes, hangs (10 s) and beyond 1 GB": broken,
     }
     law = (
-        "Whatever stands in a table, a JSON, TOML or YAML file or a weight file, its reader returns, or refuses it with "
+        "Whatever stands in a table, a JSON, TOML or YAML file or a weight file, its reader returns, or refuses with "
         "one line: no crash, no 10 seconds on one input, no gigabyte of memory."
     )
     if asked.only is None:
