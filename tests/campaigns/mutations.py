@@ -295,14 +295,12 @@ def verdict(kind: Kind, path: Path, output: Path, notes: list[str], before: byte
         same = fuzz.same(found, converted(Path(place) / output.name, []))
     if kind.sealed:
         return "as before the damage" if same else "wrong"
-    if path.name == "f.nii.gz":
-        judged = judged_field(path, found)
-        return "noted" if judged == "wrong" and notes else judged
     with tempfile.TemporaryDirectory() as place:
-        judged = fuzz.judged(for_itk(path, Path(place)) if path.suffix == ".mha" else path, found)
+        asked = for_itk(path, Path(place)) if path.suffix == ".mha" else path
+        judged = judged_field(path, found) if path.name == "f.nii.gz" else fuzz.judged(asked, found)
     if judged.endswith("refuses it"):
         return "as before the damage" if same else f"noted, {judged}" if notes else f"unjudged: {judged}"
-    return judged
+    return "noted" if judged == "wrong" and notes else judged
 
 
 def for_itk(path: Path, folder: Path) -> Path:
