@@ -9,6 +9,7 @@ import os
 import selectors
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ class Shell:
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # it is dead: there will be no answer
+            process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
+            process.stdin.flush()
         with selectors.DefaultSelector() as waiting:
             waiting.register(process.stdout, selectors.EVENT_READ)
             hung = not waiting.select(self._seconds)
@@ -85,7 +87,8 @@ class Shell:
     def _stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            with suppress(BrokenPipeError):
+                self._process.communicate()
         self._process = None
 
 

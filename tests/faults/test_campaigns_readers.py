@@ -42,7 +42,7 @@ def test_a_reader_returns_or_refuses(name: str, tmp_path: Path) -> None:
     reader = campaign.READERS[name]
     for content in (*reader.seeds, *HOSTILE):
         campaign.once(reader, tmp_path, content)
-    for number in range(60):
+    for number in range(20):
         generator = np.random.default_rng(number)
         content = reader.seeds[number % len(reader.seeds)]
         campaign.once(reader, tmp_path, damaged(content, len(content), generator))
