@@ -229,6 +229,13 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
         ) from error
     if not isinstance(read, dict) or not isinstance(read.get("method"), str):
         raise DataError("the recipe does not name a method", file=recipe, remedy="add a line 'method: NAME'")
+    options = [read.get(name) or {} for name in ("config", "inference")]
+    if not all(isinstance(table, dict) for table in options):
+        raise DataError(
+            "config and inference of the recipe are no tables of options",
+            file=recipe,
+            remedy="put the recipe that made them beside them",
+        )
     # As they are used, not as they were trained: a network trained at 2 mm may be meant to run at 1 mm.
     parts = [read.get(name) or {} for name in ("config", "inference")]
     if not all(isinstance(part, dict) for part in parts):

@@ -17,10 +17,16 @@ class NeuroregError(Exception):
     exit_code: ClassVar[int] = 70
 
     def __init__(self, what: str, *, file: str | Path | None = None, remedy: str = "") -> None:
-        self.what = what.rstrip(". ")
+        self.what = _one_line(what).rstrip(". ")
         self.file = None if file is None else Path(file).name
-        self.remedy = remedy
-        super().__init__("; ".join(part for part in (self.what, self.file, self.remedy) if part))
+        self.remedy = _one_line(remedy)
+        parts = (self.what, _one_line(self.file or ""), self.remedy)
+        super().__init__("; ".join(part for part in parts if part))
+
+
+def _one_line(text: str) -> str:
+    """A name or a cell that is quoted may hold line breaks of any kind."""
+    return " ".join(text.splitlines())
 
 
 class UsageError(NeuroregError):

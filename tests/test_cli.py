@@ -284,3 +284,8 @@ def test_completion_lists_the_commands() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert "register" in done.stdout.split()
     assert time.monotonic() - start < 30
+
+
+def test_an_error_is_one_line_whatever_it_quotes() -> None:
+    error = errors.DataError("got 'a\nb\u2028c'", file="x\ry.csv", remedy="add\x0bit")
+    assert str(error) == "got 'a b c'; x y.csv; add it"

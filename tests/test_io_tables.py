@@ -114,3 +114,9 @@ def test_a_cell_keeps_letters_that_are_line_breaks_elsewhere(tmp_path: Path) -> 
     rows = [{"id": f"a{letter}b", "note": "x"} for letter in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"]
     write_csv(tmp_path / "a.csv", ("id", "note"), rows)
     assert read_csv(tmp_path / "a.csv") == rows
+
+
+def test_a_label_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"label,group\n{'9' * 5000},a\n")
+    with pytest.raises(DataError, match="no whole number"):
+        read_groups(tmp_path / "a.csv")

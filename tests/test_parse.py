@@ -70,3 +70,27 @@ def test_a_text_is_read_up_to_its_limit(tmp_path: Path) -> None:
         read_text(tmp_path / "none")
     with pytest.raises(ValueError, match="longer than"):  # and not read for ever
         read_text(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"a":' * 100_000, "1" * 5000])
+def test_whatever_is_wrong_with_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # json's own words
+        from_json(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 5000,
+        "a: *b",
+        "- 2020-99-99",
+        "- !!bool x",
+        "- !!timestamp x",
+        "- !!float x",
+        "a: &a [*a]",
+        "- !!python/name:os.system",
+    ],
+)
+def test_whatever_is_wrong_with_yaml_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # yaml's own words
+        from_yaml(text)

@@ -8,7 +8,7 @@ import pytest
 
 from neuroreg import checkpoints
 from neuroreg.errors import DataError, NoInputError, UsageError
-from neuroreg.pipeline.config import OUTPUTS, resolve, resolve_shared, stem
+from neuroreg.pipeline.config import OUTPUTS, read_config, resolve, resolve_shared, stem
 
 PAIR = {"fixed": Path("f.nii.gz"), "moving": Path("m.b.nii.gz")}
 
@@ -158,3 +158,25 @@ def test_of_a_record_many_take_the_settings_and_no_images(tmp_path: Path) -> Non
     path = record(tmp_path)
     (tmp_path / "f.nii.gz").unlink()
     assert resolve_shared({}, path) == {"seed": 9, "options": {}}
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"fixed": 1}, {"also:0": {"sha256": "0"}}, {"moving": {"name": "m.nii", "sha256": None}}]
+)
+def test_a_record_without_its_files_is_none(tmp_path: Path, inputs: object) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema_version": 2, "config": {}, "inputs": inputs}))
+    with pytest.raises(DataError, match="not the record"):
+        read_config(tmp_path / "run.json", given=set())
+
+
+def test_a_name_no_file_can_have_is_not_there(tmp_path: Path) -> None:
+    inputs = {"fixed": {"name": "x" * 300, "sha256": "0"}}
+    (tmp_path / "run.json").write_text(json.dumps({"schema_version": 2, "config": {}, "inputs": inputs}))
+    with pytest.raises(NoInputError):
+        read_config(tmp_path / "run.json", given=set())
+
+
+def test_a_table_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("a = " + "[" * 5000)
+    with pytest.raises(DataError):
+        read_config(tmp_path / "a.toml", given=set())

@@ -189,6 +189,16 @@ def test_the_letters_are_nibabel_s() -> None:
         assert letters == "".join(nibabel.aff2axcodes(affine))
 
 
+def test_a_twin_whose_voxels_itk_would_give_is_said(tmp_path: Path) -> None:
+    one, two = save(tmp_path / "a.nii.gz", nifti(phantom())), save(tmp_path / "a.nii", nifti(phantom(seed=1)))
+    assert np.array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(str(one))).T, phantom(seed=1)
+    )  # not what it holds
+    assert any("a.nii lies beside it" in note for note in look(one).notes)
+    assert facts(one).maximum == phantom().max()
+    assert look(two).notes == ()
+
+
 def test_a_gzip_bomb_ends_at_its_declared_size(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(nifti(phantom()) + bytes(50_000_000)))
     assert "goes on beyond" in str(look(tmp_path / "a.nii.gz").error)

@@ -134,11 +134,8 @@ def _read(path: Path, *, frame: int | None = None, xform: Xform = "auto", limits
     path = check_input(path)
     suffix = suffix_of(path)
     if suffix not in READ_SUFFIXES:
-        raise UsageError(
-            f"the file type {suffix or '(none)'} is not read",
-            file=path,
-            remedy=f"use {', '.join(READ_SUFFIXES)}",
-        )
+        raise UsageError(f"the file type {suffix or '(none)'} is not read", file=path,
+                         remedy=f"use {', '.join(READ_SUFFIXES)}")  # fmt: skip
     if suffix == ".img":
         path = check_input(path.with_suffix(".hdr"))
     with ByteStream(path) as stream:
@@ -216,7 +213,7 @@ def _frame(stream: ByteStream, layout: Layout) -> tuple[NDArray[np.generic], str
 
 
 def _check_memory(layout: Layout, path: Path) -> None:
-    needed = layout.frame_bytes + layout.voxels * 12  # stored, float64 while scaling, float32
+    needed = layout.frame_bytes + layout.voxels * 12  # stored, float32, and what is made of it
     free = available_memory()
     if free is not None and needed > free:
         raise BusyError(

@@ -20,7 +20,9 @@ def to_float(
         if (layout.slope, layout.inter) == (1.0, 0.0):
             data = voxels.astype(np.float32)
         else:
-            data = (voxels.astype(np.float64) * layout.slope + layout.inter).astype(np.float32)
+            data = np.empty(voxels.shape, np.float32)
+            for slice_, stored in zip(data, voxels, strict=True):  # in double precision one by one
+                slice_[...] = stored.astype(np.float64) * layout.slope + layout.inter
     if voxels.dtype.kind != "f" and np.isfinite(data.min()) and np.isfinite(data.max()):
         return data, None
     invalid = ~np.isfinite(data)

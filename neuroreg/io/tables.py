@@ -12,6 +12,7 @@ from neuroreg.errors import DataError
 from neuroreg.io.files import atomic_write, check_input
 
 Cell = str | int | float | None
+_MOST_DIGITS = 19  # of 2**63 - 1, the largest id an image can hold
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _ID_COLUMNS = ("id", "index", "number", "value", "key", "label", "roi")
 _NAME_COLUMNS = ("name", "label_name", "roi_name", "region", "structure", "label")
@@ -143,7 +144,7 @@ def read_groups(path: Path | str) -> dict[str, tuple[int, ...]]:
     """
     groups: dict[str, dict[int, None]] = {}
     for label, group in _columns(path, ("label", "id", "roi"), ("group",)):
-        if not label.isdecimal() or not int(label):
+        if not (label.isascii() and label.isdecimal() and len(label) <= _MOST_DIGITS) or not int(label):
             raise DataError(
                 f"the label {label!r} is no whole number above 0", file=path, remedy="correct the table"
             )

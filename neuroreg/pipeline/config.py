@@ -266,7 +266,11 @@ def read_config(file: Path, *, given: Set[str]) -> dict[str, object]:
 def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[str, object]:
     """The settings of a run record; its inputs are looked for by base name and known by their sha256."""
     config, inputs = run.get("config"), run.get("inputs")
-    if not isinstance(config, dict) or not isinstance(inputs, dict):
+    if (
+        not isinstance(config, dict)
+        or not isinstance(inputs, dict)
+        or not all(map(_is_file, inputs.values()))
+    ):
         raise DataError(
             "not the record of a registration", file=file, remedy="give a run.json of neuroreg register"
         )
@@ -280,7 +284,7 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
         found = str(locate(name, recorded, (Path(), file.parent, file.parent.parent), remedy=cure))
         if name == "also":
             settings["also"] = [
-                *[p for p in settings.get("also", []) if Path(p).name != recorded["name"]],
+                *[p for p in _texts(settings.get("also")) if Path(p).name != recorded["name"]],
                 found,
             ]
         else:
@@ -294,6 +298,17 @@ def _replayed(run: Mapping[str, object], file: Path, given: Set[str]) -> dict[st
     if settings.get("find_brain") and "find_brain" not in given:
         _check_weights(run.get("brain_weights"), BRAIN_FINDER, None, file)
     return settings
+
+
+def _is_file(recorded: object) -> bool:
+    """Whether a record names a file, as ``record.describe_file`` does."""
+    return isinstance(recorded, Mapping) and all(
+        isinstance(recorded.get(key), str) for key in ("name", "sha256")
+    )
+
+
+def _texts(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def _check_weights(recorded: object, method: str, named: object, file: Path) -> None:

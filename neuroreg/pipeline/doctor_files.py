@@ -137,7 +137,9 @@ def _examine(path: Path, *, frame: int | None, xform: Xform, max_voxels: int) ->
         return Examined(path, weights=_weights(path))
     if suffix in _TRANSFORMS or (suffix in FIELD_SUFFIXES and holds_vectors(path)):
         parts = tuple(map_part(part) for part in flatten(read_transform(path)))
-        return Examined(path, transform=parts, notes=(*field_notes(path), *_doubts(path, parts)))
+        return Examined(
+            path, transform=parts, notes=(*field_notes(path), *_doubts(path, parts), *_twin(path))
+        )
     image = read_image(path, frame=frame, xform=xform, max_voxels=max_voxels)
     check_frame(frame, image)
     facts, notes = image_facts(image), image.notes
@@ -145,7 +147,7 @@ def _examine(path: Path, *, frame: int | None, xform: Xform, max_voxels: int) ->
         del image
         labels = read_labels(path, frame=frame, xform=xform, max_voxels=max_voxels).volume
         facts = _with_ids(facts, labels)
-    return Examined(path, image=facts, notes=notes)
+    return Examined(path, image=facts, notes=(*notes, *_twin(path)))
 
 
 def image_facts(image: ImageFile) -> ImageFacts:
@@ -224,6 +226,15 @@ def map_part(part: Affine | DisplacementField) -> MapPart:
     jacobian = jacobian_map(part)
     folded = 100.0 * int((jacobian <= 0).sum()) / jacobian.numel()
     return MapPart("field", largest, (float(jacobian.min()), float(jacobian.max())), folded, grid)
+
+
+def _twin(path: Path) -> Iterator[str]:
+    """What is read here is the file that is named; ITK 5.4 looks for the voxels of a.nii.gz in a.nii first."""
+    if suffix_of(path) == ".nii.gz" and path.with_suffix("").is_file():
+        yield (
+            f"{path.name}: {path.stem} lies beside it: ITK, ANTs and Slicer give you the voxels of that one; "
+            "move one of them away"
+        )
 
 
 def _doubts(path: Path, parts: Iterable[MapPart]) -> Iterator[str]:

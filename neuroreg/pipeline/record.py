@@ -298,7 +298,7 @@ def locate(role: str, recorded: Mapping[str, object], folders: Sequence[Path], *
     verb = "are" if what.endswith("s") else "is"
     name = Path(str(recorded.get("path") or recorded.get("name")))
     places = (name, *(folder / name.name for folder in folders))
-    present = [place for place in places if place.is_file()]
+    present = [place for place in places if os.path.isfile(place)]  # also of names no file can have
     if not present:
         raise NoInputError(f"the {what} of the recorded run {verb} not here", file=name, remedy=remedy)
     for place in present:

@@ -9,6 +9,7 @@ import os
 import selectors
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ class Shell:
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # it is dead: there will be no answer
+            process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
+            process.stdin.flush()
         with selectors.DefaultSelector() as waiting:
             waiting.register(process.stdout, selectors.EVENT_READ)
             hung = not waiting.select(self._seconds)
@@ -85,22 +87,27 @@ class Shell:
     def _stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            with suppress(BrokenPipeError):
+                self._process.communicate()
         self._process = None
 
 
 def serve() -> None:
     """Read commands from stdin, a JSON list of words a line, and answer with an outcome a line on what stdout was."""
     import ctypes
+    import functools
     import gc
     import tempfile
 
     import SimpleITK  # noqa: F401  # as every command that reads; its memory is not the file's
     import torch  # noqa: F401
 
-    from neuroreg.cli import run
+    from neuroreg import cli
     from neuroreg.pipeline import doctor_files, transforms  # noqa: F401
 
+    cli.load_command = functools.cache(
+        cli.load_command
+    )  # made anew each time it would cost half of the campaign
     answers = os.fdopen(os.dup(1), "w")
     streams = [tempfile.TemporaryFile(mode="w+b") for _ in range(2)]  # noqa: SIM115  # open to the end
     for number, stream in enumerate(streams, start=1):
@@ -112,7 +119,7 @@ def serve() -> None:
         gc.collect()
         give_back(0)
         before = _lowered_peak()
-        code = run(json.loads(line))
+        code = cli.run(json.loads(line))
         grown = _memory("VmHWM") - before
         said: list[Any] = []
         for stream, own in zip(streams, (sys.stdout, sys.stderr), strict=True):
