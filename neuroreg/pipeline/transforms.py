@@ -140,10 +140,14 @@ def convert_file(
     """
     _check(output, path, to=to, overwrite=overwrite)
     suffix = files.suffix_of(files.check_input(path))
-    if suffix in FIELD_SUFFIXES and (vectors is not None or holds_vectors(path)):
+    is_field = suffix in FIELD_SUFFIXES and (vectors is not None or holds_vectors(path))
+    is_map = is_field or (suffix in READ_SUFFIXES and suffix not in FIELD_SUFFIXES)
+    if is_map and (labels or frame is not None):
+        raise UsageError("--labels and --frame are for images, this file holds a map", file=path)
+    if is_field:
         _write(read_field(path, assume=vectors), output, to=to, overwrite=overwrite)
         return ()
-    if suffix in READ_SUFFIXES and suffix not in FIELD_SUFFIXES:
+    if is_map:
         if vectors is not None:
             raise UsageError("--vectors is for displacement fields in NIfTI files", file=path)
         _write(read_transform(path), output, to=to, overwrite=overwrite)

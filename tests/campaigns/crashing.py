@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO
+from typing import IO, NamedTuple
 
 TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
@@ -172,11 +172,32 @@ def start(words: Sequence[str], folder: Path, mark: str = "", **more: str) -> "s
     )  # fmt: skip
 
 
-def call(words: Sequence[str], folder: Path, **more: str) -> "subprocess.CompletedProcess[str]":
-    """A command from start to end."""
-    return subprocess.run(
-        words, cwd=folder, env=environment(**more), text=True, capture_output=True, check=False, timeout=600
+class Told(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stderr: str
+
+
+def call(
+    words: Sequence[str], folder: Path, *, user: int | None = None, cold: bool = False, **more: str
+) -> Told:
+    """A command from start to end; ``user`` and what is ``more`` in its environment need one that starts ``cold``."""
+    if not cold:
+        process = begin(words, folder, "", cold=False)
+        err = process.communicate()[1]
+        return Told(int(process.returncode or 0), err)
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        env=environment(**more),
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=600,
+        user=user,
     )
+    return Told(done.returncode, done.stderr)
 
 
 def living(mark: str) -> list[int]:

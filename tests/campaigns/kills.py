@@ -7,6 +7,7 @@ A third of the moments is drawn from the whole life of the command, the rest fro
 """
 
 import argparse
+import json
 import random
 import shutil
 import sys
@@ -177,15 +178,14 @@ def moment(found: dict[str, bytes], before: dict[str, bytes]) -> str:
     return "after writing" if "run.json" in final else "while putting in place"
 
 
-def kill_register(
-    lives: Mapping[bool, Life], older: dict[str, bytes], folder: Path, draw: random.Random, tally: Tally
-) -> None:
+def kill_register(lives: Mapping[bool, Life], folder: Path, draw: random.Random, tally: Tally) -> None:
     """One round of ``register``: in an empty place, or over an older run (True of ``lives``)."""
     mark, out = f"{draw.getrandbits(64):x}", folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     over = draw.random() < 0.5
     if over:
         out.mkdir()
+        older = older_run(lives[True])
         for name, data in older.items():
             (out / name).write_bytes(data)
     before = older if over else {}
@@ -212,6 +212,13 @@ def kill_register(
             tally.fault("next starts that went wrong", f"not refused, {what}")
         life = lives[True]
     again(life.words, folder, life, tally, what)
+
+
+def older_run(life: Life) -> dict[str, bytes]:
+    """Other files of the same names, with a record that knows them."""
+    found = {name: b"older " + data for name, data in life.left.items() if name != "run.json"}
+    outputs = {name: {"sha256": crash.sha256(data)} for name, data in found.items()}
+    return {**found, "run.json": json.dumps({"outputs": outputs}).encode()}
 
 
 def again(words: list[str], folder: Path, life: Life, tally: Tally, what: str) -> None:
@@ -277,10 +284,6 @@ def campaign(
     draw, tally = random.Random(seed), Tally()
     crash.load()
     crash.pair(folder)
-    former = [*crash.TOY, *crash.TOY_REGISTER, "--overwrite", "--set", "amplitude=0.7"]
-    older = {False: life_of(former, folder).left}
-    shutil.rmtree(folder / "out")
-    older[True] = life_of([*former, "--outputs", NO_PAGE], folder).left  # a page would stay, and be warned of
     lives: dict[str, dict[bool, Life]] = {}
     for number in range(rounds):
         kind = ("register", "batch")[number % 2]
@@ -292,7 +295,7 @@ def campaign(
         if kind.startswith("batch"):
             kill_batch(lives[kind][False], folder, draw, tally)
         else:
-            kill_register(lives[kind], older[kind.endswith("page")], folder, draw, tally)
+            kill_register(lives[kind], folder, draw, tally)
         tally.counts[f"rounds of {kind}"] += 1
         print(f"{number + 1}/{rounds} {kind}", file=sys.stderr, flush=True)
         after(number + 1, tally)
@@ -300,14 +303,15 @@ def campaign(
 
 
 def both_lives(kind: str, folder: Path) -> dict[bool, Life]:
-    """An undisturbed run of a kind of round, without --overwrite (False) and with it."""
+    """An undisturbed run of a kind of round, without --overwrite (False) and with it (True)."""
     cold, lives = kind in REAL or kind.endswith("cold"), {}
     toys = {"batch": [*crash.TOY, *BATCH], "register": [*crash.TOY, *crash.TOY_REGISTER]}
     words = [*crash.REAL, *REAL[kind]] if kind in REAL else toys[kind.replace(",", "").split()[0]]
     words = [*words, *(["--outputs", NO_PAGE] if kind.endswith("page") else [])]
-    for over in (False,) if kind.startswith("batch") else (False, True):
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        lives[over] = life_of([*words, *(["--overwrite"] if over else [])], folder, cold=cold)
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    lives[False] = life_of(words, folder, cold=cold)
+    if not kind.startswith("batch"):
+        lives[True] = life_of([*words, "--overwrite"], folder, cold=cold)
     return lives
 
 

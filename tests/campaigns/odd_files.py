@@ -71,6 +71,7 @@ TABLE: dict[str, Odd] = {
 MORE = (
     ("shear.nii.gz", ("convert", "--xform", "sform"), 65, "sheared by 0.3173"),
     ("5D_small.nii", ("convert",), 2, "cannot hold this transform"),
+    ("5D_small.nii", ("convert", "--labels"), 2, "holds a map"),
 )
 """Further refusals: file, words before it, code, what is named."""
 
@@ -255,7 +256,8 @@ def campaign(data: Path, folder: Path, *, affines: bool = True) -> Tally:
         answers(path, odd, out, tally)
         if odd.code == 0 or odd.options:
             made = converted(path, odd, out, tally)
-            images |= {name: image for image in list(made.values())[-1:]}
+            if made:
+                images[name] = list(made.values())[-1]
         if affines and odd.onto is not None:
             register(path, odd, out, tally)
         print(f"{name}: {odd.why}", file=sys.stderr, flush=True)
