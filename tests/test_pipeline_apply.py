@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from neuroreg.errors import CannotCreateError, UsageError
+from neuroreg.errors import CannotCreateError, DataError, UsageError
 from neuroreg.io.transforms import write_field, write_transform
 from neuroreg.pipeline.apply import ApplyConfig, apply, split_files
 from neuroreg.transforms import Affine, Chain, DisplacementField, total_field
@@ -112,6 +112,15 @@ def test_outputs_are_checked_first(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "there.nii.gz").write_text("x")
     with pytest.raises(CannotCreateError, match="--overwrite"):
         apply(ApplyConfig(chain, (moving,), fixed, tmp_path / "there.nii.gz"))
+
+
+def test_of_several_images_all_are_moved_or_none(folder: Path, tmp_path: Path) -> None:
+    chain, fixed = (folder / "shift.mat",), folder / "fixed.nii.gz"
+    (tmp_path / "torn.nii.gz").write_bytes((folder / "moving.nii.gz").read_bytes()[:-9])
+    images = (folder / "moving.nii.gz", tmp_path / "torn.nii.gz")
+    with pytest.raises(DataError):
+        apply(ApplyConfig(chain, images, fixed, tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_empty_result_is_remarked(folder: Path, tmp_path: Path) -> None:

@@ -468,6 +468,21 @@ def test_a_failing_write_leaves_nothing(
     with pytest.raises(WriteError):
         register(config(pair, tmp_path / "kept"))
     assert [p.name for p in (tmp_path / "kept").iterdir()] == ["notes.txt"]
+    before = {name: f"older {name}" for name in ("moved.nii.gz", "transform.h5", "run.json")}
+    for name, text in before.items():
+        (tmp_path / "kept" / name).write_text(text)
+    with pytest.raises(WriteError):  # moved.nii.gz was written before the disk was full
+        register(config(pair, tmp_path / "kept", overwrite=True))
+    assert {p.name: p.read_text() for p in (tmp_path / "kept").iterdir()} == {**before, "notes.txt": "mine"}
+
+
+def test_no_room_for_the_report_is_no_success(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    def reporter(path: Path, case: Case, *, overwrite: bool = False) -> None:
+        raise WriteError("the disk is full")
+
+    with pytest.raises(WriteError):
+        register(config(pair, tmp_path / "out", outputs="report"), reporter=reporter)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_deformation_is_no_affine(pair: tuple[Path, Path], tmp_path: Path) -> None:

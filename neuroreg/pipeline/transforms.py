@@ -141,10 +141,16 @@ def convert_file(
     """
     _check(output, path, to=to, overwrite=overwrite)
     suffix = files.suffix_of(files.check_input(path))
-    if suffix in FIELD_SUFFIXES and (vectors is not None or holds_vectors(path)):
+    is_field = suffix in FIELD_SUFFIXES and (vectors is not None or holds_vectors(path))
+    is_map = is_field or (suffix in READ_SUFFIXES and suffix not in FIELD_SUFFIXES)
+    if is_map and (labels or frame is not None):
+        raise UsageError(
+            "--labels and --frame are for images, this file holds a map", file=path, remedy="leave them out"
+        )
+    if is_field:
         notes = _write(read_field(path, assume=vectors), output, to=to, overwrite=overwrite)
         return (*field_notes(path), *notes)
-    if suffix in READ_SUFFIXES and suffix not in FIELD_SUFFIXES:
+    if is_map:
         if vectors is not None:
             raise UsageError(
                 "--vectors is for displacement fields in NIfTI files", file=path, remedy="leave --vectors out"

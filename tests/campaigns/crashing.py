@@ -1,5 +1,6 @@
 """What the crash campaigns have in common: commands in processes of their own, and what may be found after them."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, NamedTuple
 
 TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
@@ -19,6 +22,7 @@ import pipeline_phantoms as phantoms  # noqa: E402  # beside the tests, found by
 import toy_worker  # noqa: E402
 
 from neuroreg import cli  # noqa: E402
+from neuroreg.cohort import worker  # noqa: E402
 
 TOY = (sys.executable, str(TESTS / "toy_cli.py"))
 REAL = (sys.executable, "-m", "neuroreg")
@@ -48,6 +52,50 @@ def environment(mark: str = "", **more: str) -> dict[str, str]:
             MARK: mark, **more}  # fmt: skip
 
 
+def name_process(mark: str) -> None:
+    """Mark this process and all that it forks, whose environment the kernel goes on showing as it was."""
+    ctypes.CDLL(None).prctl(15, mark[:15].encode(), 0, 0, 0)  # PR_SET_NAME
+
+
+class ForkedWorker:
+    """In place of ``subprocess.Popen`` within a forked batch: its worker is another fork, in a session of its own."""
+
+    def __init__(
+        self, words: Sequence[str], *, stderr: IO[bytes], env: Mapping[str, str], **rest: object
+    ) -> None:
+        jobs, said = os.pipe(), os.pipe()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.setsid()
+                for handle, number in ((jobs[0], 0), (said[1], 1), (stderr.fileno(), 2)):
+                    os.dup2(handle, number)
+                os.closerange(3, 64)
+                os.environ.update(env)
+                sys.argv = ["worker", words[-1]]
+                sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # until the process ends
+                worker.main()
+            finally:
+                os._exit(70)
+        os.close(jobs[0])
+        os.close(said[1])
+        self.stdin, self.stdout = open(jobs[1], "w", encoding="utf-8"), open(said[0], encoding="utf-8")  # noqa: SIM115
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Until it has ended."""
+        until = time.monotonic() + (timeout if timeout is not None else 1e9)
+        while self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > until:
+                raise subprocess.TimeoutExpired("worker", timeout or 0.0)
+            else:
+                time.sleep(0.01)
+        return self.returncode
+
+
 class Forked:
     """The command line with the toys in a fork of this process, which has imported all: no second is lost on that."""
 
@@ -61,6 +109,7 @@ class Forked:
             code = 70
             try:
                 os.setsid()
+                name_process(mark)
                 os.chdir(folder)
                 os.environ.update(environment(mark))
                 os.dup2(self._err.fileno(), 2)
@@ -95,7 +144,7 @@ def load() -> None:
     import SimpleITK  # noqa: F401
     import torch
 
-    from neuroreg.cohort import process, runner  # noqa: F401
+    from neuroreg.cohort import lane, process, runner  # noqa: F401
     from neuroreg.methods import affine  # noqa: F401
     from neuroreg.pipeline import register  # noqa: F401
     from neuroreg.report import group, page  # noqa: F401
@@ -103,7 +152,9 @@ def load() -> None:
     torch.set_num_threads(1)
     os.environ["TOY_SIDES"] = "unjudged"
     toy_worker.register_toys()
-    process.PROGRAM = toy_worker.PROGRAM
+    process.subprocess = SimpleNamespace(  # type: ignore[assignment]
+        Popen=ForkedWorker, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
+    )
     for name in ("register", "batch"):
         cli.load_command(name)
 
@@ -121,11 +172,32 @@ def start(words: Sequence[str], folder: Path, mark: str = "", **more: str) -> "s
     )  # fmt: skip
 
 
-def call(words: Sequence[str], folder: Path, **more: str) -> "subprocess.CompletedProcess[str]":
-    """A command from start to end."""
-    return subprocess.run(
-        words, cwd=folder, env=environment(**more), text=True, capture_output=True, check=False, timeout=600
+class Told(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stderr: str
+
+
+def call(
+    words: Sequence[str], folder: Path, *, user: int | None = None, cold: bool = False, **more: str
+) -> Told:
+    """A command from start to end; ``user`` and what is ``more`` in its environment need one that starts ``cold``."""
+    if not cold:
+        process = begin(words, folder, "", cold=False)
+        err = process.communicate()[1]
+        return Told(int(process.returncode or 0), err)
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        env=environment(**more),
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=600,
+        user=user,
     )
+    return Told(done.returncode, done.stderr)
 
 
 def living(mark: str) -> list[int]:
@@ -136,7 +208,9 @@ def living(mark: str) -> list[int]:
             continue
         try:
             state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-            if state != "Z" and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+            named = (entry / "comm").read_text().strip() == mark[:15]
+            given = f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
+            if state != "Z" and (named or given):
                 found.append(int(entry.name))
         except OSError:  # it has ended, or is another user's
             continue
@@ -175,19 +249,24 @@ def sha256(data: bytes) -> str:
 
 
 def settled(record: bytes) -> dict[str, object]:
-    """A ``run.json`` without what differs between two runs that do the same."""
-    found = json.loads(record)
+    """A ``run.json`` without what differs between two runs that do the same; figures to ten digits.
+
+    The least squares behind one figure of quality give its last bit by where in memory the points lie.
+    """
+    found = json.loads(record, parse_float=lambda text: float(f"{float(text):.10g}"))
     return {name: value for name, value in found.items() if name not in CHANGING}
 
 
-def same(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> bool:
-    """Whether two output folders hold the same, the times in the records apart."""
-    return one.keys() == other.keys() and all(
-        settled(one[name]) == settled(other[name])
-        if Path(name).name == "run.json"
-        else one[name] == other[name]
-        for name in one
-    )
+def differences(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> list[str]:
+    """Files that are not alike in two output folders; of a record the keys, without the times."""
+    found = sorted(one.keys() ^ other.keys())
+    for name in sorted(one.keys() & other.keys()):
+        if Path(name).name == "run.json":
+            first, second = settled(one[name]), settled(other[name])
+            found += [f"{name}: {key}" for key in first if first[key] != second.get(key)]
+        elif one[name] != other[name]:
+            found.append(name)
+    return found
 
 
 def partial(found: Mapping[str, bytes], *runs: Mapping[str, bytes]) -> list[str]:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +60,15 @@ def small_disk(place: Path, options: str) -> Iterator[Path]:
 def commands(disk: Path) -> dict[str, Command]:
     """The commands that are tried, to run in the folder that ``prepare`` has filled."""
 
-    def one(name: str, *words: str, output: str, program: Sequence[str] = crash.REAL) -> Command:
-        return Command(name, (*program, *words), output)
+    def one(name: str, *words: str, output: str) -> Command:
+        return Command(name, (*crash.TOY, *words), output)
 
     out = str(disk / "out")
     pair = ("fixed.nii.gz", "moving.nii.gz")
     return {
         command.name: command
         for command in (
-            one("register", "register", *pair, "-o", out, *crash.TOY_METHOD, output="out", program=crash.TOY),
+            one("register", "register", *pair, "-o", out, *crash.TOY_METHOD, output="out"),
             one("convert", "convert", "fixed.nii.gz", f"{out}.mha", output="out.mha"),
             one("apply", "apply", "run/transform.h5", "--to", "fixed.nii.gz", "moving.nii.gz", "again.nii.gz",
                 "-o", out, output="out"),
@@ -77,7 +77,7 @@ def commands(disk: Path) -> dict[str, Command]:
             one("report --group", "report", "--group", "cohort", "-o", f"{out}.html", output="out.html"),
             one("compose", "compose", "run/transform.h5", "run/affine.mat", "-o", f"{out}.h5", output="out.h5"),
             one("batch", "batch", "cases.csv", "-o", out, "--affine", "none", "--outputs", "image,transform",
-                "--jobs", "1", "-q", output="out", program=crash.TOY),
+                "--jobs", "1", "-q", output="out"),
         )
     }  # fmt: skip
 
@@ -115,6 +115,7 @@ class Trial:
     """One command after the other on disks that are too small."""
 
     def __init__(self, folder: Path, seed: int) -> None:
+        crash.load()
         self.folder = prepare(folder)
         self.disk = folder / "disk"
         self.commands = commands(self.disk)
@@ -190,10 +191,7 @@ class Trial:
         """Run it and look; ``fits``: whether there is room, None: nobody knows."""
         before = tree(self.disk)
         words = [*self.commands[name].words, *(["--overwrite"] if over else [])]
-        done = subprocess.run(
-            words, cwd=self.folder, env=crash.environment(**more), text=True, capture_output=True, check=False,
-            timeout=600, user=user,
-        )  # fmt: skip
+        done = crash.call(words, self.folder, user=user, cold=bool(user or more), **more)
         after = tree(self.disk)
         self.counts[f"{name}: exit {done.returncode}"] += 1
         print(
@@ -220,9 +218,7 @@ class Trial:
             for bad in crash.partial(left, left):
                 self.fault(what, bad)
 
-    def judge_batch(
-        self, done: "subprocess.CompletedProcess[str]", after: Mapping[str, bytes | None], what: str
-    ) -> None:
+    def judge_batch(self, done: crash.Told, after: Mapping[str, bytes | None], what: str) -> None:
         """Whole cases or none; with room again the batch goes on to its end."""
         clean = of_cases(self.clean("batch"))
         if done.returncode not in (0, 8, 74, 75) or "Traceback" in done.stderr:

@@ -7,6 +7,7 @@ A third of the moments is drawn from the whole life of the command, the rest fro
 """
 
 import argparse
+import json
 import random
 import shutil
 import sys
@@ -44,6 +45,7 @@ BATCH = [
     "1",
     "-q",
 ]
+NO_PAGE = "image,field,transform,inverse,affine,jacobian"
 REAL = {
     method: f"register fixed.nii.gz moving.nii.gz -o out --method {method} --threads 1 -q".split()
     for method in ("jointaffine", "gaussnewton")
@@ -137,7 +139,7 @@ def life_of(words: list[str], folder: Path, *, cold: bool = False) -> Life:
     while process.poll() is None:
         if len(times) < len(signs) and seen(signs[len(times)], out):
             times.append(time.monotonic())
-        time.sleep(0.0005)
+        time.sleep(0.001)
     end = time.monotonic()
     err = process.communicate()[1]
     if process.returncode:
@@ -159,11 +161,11 @@ def strike(life: Life, folder: Path, generator: random.Random, mark: str, *, eve
     else:
         sign, span = (first, life.writes_s) if aim == "writing" else (second, life.places_s)
         while process.poll() is None and not seen(sign, out):
-            time.sleep(0.0005)
+            time.sleep(0.001)
         wait_s = generator.uniform(0.0, span)
     until = time.monotonic() + wait_s
     while process.poll() is None and time.monotonic() < until:
-        time.sleep(0.0005)
+        time.sleep(0.001)
     crash.kill(process, mark, everything=everything)
     return aim
 
@@ -176,15 +178,14 @@ def moment(found: dict[str, bytes], before: dict[str, bytes]) -> str:
     return "after writing" if "run.json" in final else "while putting in place"
 
 
-def kill_register(
-    lives: Mapping[bool, Life], older: dict[str, bytes], folder: Path, draw: random.Random, tally: Tally
-) -> None:
+def kill_register(lives: Mapping[bool, Life], folder: Path, draw: random.Random, tally: Tally) -> None:
     """One round of ``register``: in an empty place, or over an older run (True of ``lives``)."""
     mark, out = f"{draw.getrandbits(64):x}", folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     over = draw.random() < 0.5
     if over:
         out.mkdir()
+        older = older_run(lives[True])
         for name, data in older.items():
             (out / name).write_bytes(data)
     before = older if over else {}
@@ -213,6 +214,13 @@ def kill_register(
     again(life.words, folder, life, tally, what)
 
 
+def older_run(life: Life) -> dict[str, bytes]:
+    """Other files of the same names, with a record that knows them."""
+    found = {name: b"older " + data for name, data in life.left.items() if name != "run.json"}
+    outputs = {name: {"sha256": crash.sha256(data)} for name, data in found.items()}
+    return {**found, "run.json": json.dumps({"outputs": outputs}).encode()}
+
+
 def again(words: list[str], folder: Path, life: Life, tally: Tally, what: str) -> None:
     """The next start: it succeeds, leaves what an undisturbed run leaves, and nothing else."""
     process = crash.begin(words, folder, "", cold=life.cold)
@@ -225,8 +233,8 @@ def again(words: list[str], folder: Path, life: Life, tally: Tally, what: str) -
     orphans += [str(p) for p in (folder / "out").rglob(".*") if p.is_dir() and p.name != ".work"]
     for name in orphans:
         tally.fault("orphans after the next start", f"{name}, {what}")
-    if not crash.same(outputs(found), outputs(life.left)):
-        tally.fault("next starts that went wrong", f"other outputs, {what}")
+    if unlike := crash.differences(outputs(found), outputs(life.left)):
+        tally.fault("next starts that went wrong", f"other outputs {unlike}, {what}")
 
 
 def outputs(found: dict[str, bytes]) -> dict[str, bytes]:
@@ -276,17 +284,18 @@ def campaign(
     draw, tally = random.Random(seed), Tally()
     crash.load()
     crash.pair(folder)
-    older = life_of([*crash.TOY, *crash.TOY_REGISTER, "--set", "amplitude=0.7"], folder).left
     lives: dict[str, dict[bool, Life]] = {}
     for number in range(rounds):
         kind = ("register", "batch")[number % 2]
         kind = {8: "jointaffine", 18: "gaussnewton", 15: "batch, cold"}.get(number % 20, kind)
+        if kind == "register" and number % 3:
+            kind = "register without a page"
         if kind not in lives:
             lives[kind] = both_lives(kind, folder)
         if kind.startswith("batch"):
             kill_batch(lives[kind][False], folder, draw, tally)
         else:
-            kill_register(lives[kind], older, folder, draw, tally)
+            kill_register(lives[kind], folder, draw, tally)
         tally.counts[f"rounds of {kind}"] += 1
         print(f"{number + 1}/{rounds} {kind}", file=sys.stderr, flush=True)
         after(number + 1, tally)
@@ -294,13 +303,15 @@ def campaign(
 
 
 def both_lives(kind: str, folder: Path) -> dict[bool, Life]:
-    """An undisturbed run of a kind of round, without --overwrite (False) and with it."""
-    cold, lives = kind not in ("register", "batch"), {}
+    """An undisturbed run of a kind of round, without --overwrite (False) and with it (True)."""
+    cold, lives = kind in REAL or kind.endswith("cold"), {}
     toys = {"batch": [*crash.TOY, *BATCH], "register": [*crash.TOY, *crash.TOY_REGISTER]}
-    words = toys.get(kind.partition(",")[0]) or [*crash.REAL, *REAL[kind]]
-    for over in (False,) if kind.startswith("batch") else (False, True):
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        lives[over] = life_of([*words, *(["--overwrite"] if over else [])], folder, cold=cold)
+    words = [*crash.REAL, *REAL[kind]] if kind in REAL else toys[kind.replace(",", "").split()[0]]
+    words = [*words, *(["--outputs", NO_PAGE] if kind.endswith("page") else [])]
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    lives[False] = life_of(words, folder, cold=cold)
+    if not kind.startswith("batch"):
+        lives[True] = life_of([*words, "--overwrite"], folder, cold=cold)
     return lives
 
 
