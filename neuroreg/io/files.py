@@ -5,6 +5,7 @@ path holds the old file or the whole new one, never a part (RELIABILITY findings
 """
 
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -34,7 +35,9 @@ _CANNOT_CREATE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST,
 }  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_TEMPORARY = re.compile(r"^\..*\.tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(\..*)?$")
+_TEMPORARY = re.compile(
+    r"^\..*\.tmp-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<run>[0-9a-f]{8})[0-9a-f]*(\..*)?$"
+)
 _STALE_S = 86_400.0  # a temporary file of another machine may be in use; after a day it is not
 _DOUBLE_SUFFIXES = (".nii.gz", ".img.gz", ".hdr.gz")
 
@@ -223,7 +226,7 @@ def remove_orphans(folder: Path) -> int:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.match(entry.name)
-            if match and _is_orphan(entry, match["host"], int(match["pid"])):
+            if match and _is_orphan(entry, match["host"], int(match["pid"]), match["run"]):
                 with suppress(OSError):
                     remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink
                     remove(entry.path)
@@ -264,14 +267,27 @@ def temporary_beside(final: Path) -> Path:
     """A name beside ``final`` that ``remove_orphans`` knows when this process is dead; it keeps the suffix."""
     suffix = final.name[len(final.name) - len(suffix_of(final)) :]
     stem = final.name[: len(final.name) - len(suffix)]
-    mark = f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    mark = _mark()
     room = 255 - len((mark + suffix).encode()) - 1  # a file name holds 255 bytes
     return final.with_name("." + stem.encode()[:room].decode("utf-8", "ignore") + mark + suffix)
 
 
-def _is_orphan(entry: os.DirEntry[str], host: str, pid: int) -> bool:
+def _mark() -> str:
+    """Whose a temporary file is, and a number of its own."""
+    return f".tmp-{_host()}-{os.getpid()}-{_run()}{secrets.token_hex(4)}"
+
+
+@functools.cache
+def _run() -> str:
+    """Tells this process from a dead one of its number: in a container started again every program has the same."""
+    return secrets.token_hex(4)
+
+
+def _is_orphan(entry: os.DirEntry[str], host: str, pid: int, run: str) -> bool:
     if host != _host():
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S
+    if pid == os.getpid():
+        return run != _run()
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -283,7 +299,7 @@ def _is_orphan(entry: os.DirEntry[str], host: str, pid: int) -> bool:
 
 def _check_writable(folder: Path, told: Path) -> None:
     # Trying is the only sure answer: permission bits say nothing about read-only mounts or quotas on inodes.
-    probe = folder / f".probe.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    probe = folder / f".probe{_mark()}"
     try:
         probe.touch(exist_ok=False)
         probe.unlink()

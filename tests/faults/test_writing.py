@@ -171,6 +171,19 @@ def test_54_orphans_of_the_living_are_kept(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".mine.tmp-notes", "a.txt", "b.txt"]
 
 
+def test_54_orphans_of_a_dead_process_of_our_own_number(tmp_path: Path) -> None:
+    """In a container that is started again the host's name is the same, and every program has the number it had."""
+    names: list[str] = []
+    atomic_write(tmp_path / "a.txt", lambda temporary: (names.append(temporary.name), temporary.touch())[1])
+    number, _, rest = names[0].partition(f"-{os.getpid()}-")
+    for run, gone in ((rest[:8], 0), ("0" * 8, 1)):
+        left = tmp_path / f"{number}-{os.getpid()}-{run}{rest[8:]}"
+        left.touch()
+        assert remove_orphans(tmp_path) == gone
+        assert left.exists() == (not gone)
+        left.unlink(missing_ok=True)
+
+
 def test_57_a_second_run_is_turned_away(tmp_path: Path) -> None:
     code = f"""
 import sys
