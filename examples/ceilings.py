@@ -207,7 +207,7 @@ PAGE = """# Limits: what was tried
 `python examples/ceilings.py OUT --page examples/LIMITS.md`
 
 The pair of `neuroreg demo` (template and a subject made from it by a known map) on other grids; every command a
-process of its own, {cores} cores, no GPU. Memory is the largest of the process and all it starts; "counted" is what
+process of its own, {cores} cores that had other work too (seconds are upper bounds), no GPU. Memory is the largest of the process and all it starts; "counted" is what
 the command's own check of memory asks for before it computes. The error is the mean distance from the known map in the
 subject's brain; before any registration it is 41 mm. Exit codes are those of the README.
 
