@@ -312,7 +312,7 @@ reading an oblique image on a grid along the world's axes leaves. The deformatio
 fit the noise and the blur of that reading, and between unlike brains a fold of the cortex may be matched to one
 neighbour or the other. Expect a deformation to change by some tenths of a mm on average, and by mm in places, when the
 same scan is re-gridded. A scan onto itself is left alone by `affine`, `gaussnewton` and every refinement; a network
-alone moves it by some tenths of a mm.
+alone moves it by half a mm to one mm.
 
 There and back: the mean distance of a point that is taken to the moving image by one run and back by another with the
 images exchanged, and beside it what the inverse written by the first run misses by. No method here is symmetric by
