@@ -303,7 +303,7 @@ PAGE = """# Numerical reliability
 {count} of stripped brains: {names}. Everything runs through the stages of `neuroreg register`, CPU, {cores} cores.
 Figures are the worst over the pairs; the largest distance or the mean over the voxels of the fixed brain, as the
 column says. Distances are in mm, of threads, batch and GPU in voxels of the method's own grid. `NAME+mid`: with
-`--refine mid`. A figure beyond its bound is bold.
+`--refine mid`. A figure beyond its bound is bold, an empty cell was not measured.
 
 {tables}
 Held exactly: threads, batches, a shift of both headers, and (of files whose axes run along the world's) the order in
