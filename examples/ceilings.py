@@ -207,8 +207,9 @@ PAGE = """# Limits: what was tried
 `python examples/ceilings.py OUT --page examples/LIMITS.md`
 
 The pair of `neuroreg demo` (template and a subject made from it by a known map) on other grids; every command a
-process of its own, {cores} cores, no GPU. Memory is the largest of the process and all it starts; "counted" is what
-the command's own check of memory asks for before it computes. The error is the mean distance from the known map in the
+process of its own, {cores} cores that had other work too (seconds are upper bounds, good for nothing else), no GPU.
+Memory is the largest of the process and all it starts; "counted" is what the command's own check of memory reckons
+before it computes. The error is the mean distance from the known map in the
 subject's brain; before any registration it is 41 mm. Exit codes are those of the README.
 
 What is refused, with exit code 65 and before anything is computed: fewer than 16 voxels along an axis (so a slab of 7
@@ -216,8 +217,8 @@ slices, or a single slice), a field of view below 50 or above 600 mm, more than 
 a head that spans more than 768 voxels of the network grid. With exit code 75: what the memory cannot hold. The limit
 of a container, a batch job or `ulimit -v` counts as the machine's own memory does. Networks and refinement work on a
 grid of 1 or 2 mm around the head, so their memory and time do not grow with the resolution or with air; what is written
-on the fixed grid does: about 40 bytes a voxel of memory, and the displacement up to 12 bytes a voxel of disk
-(`--outputs image,transform` leaves it out).
+on the fixed grid does: about 55 bytes a voxel of memory, the page most of it and most of the time, and the
+displacement up to 12 bytes a voxel of disk (`--outputs image,transform` leaves both out).
 
 | fixed | moving | command | exit | verdict | error mm | s | peak GB | counted GB | disk MB |
 |---|---|---|---|---|---|---|---|---|---|

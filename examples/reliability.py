@@ -303,7 +303,7 @@ PAGE = """# Numerical reliability
 {count} of stripped brains: {names}. Everything runs through the stages of `neuroreg register`, CPU, {cores} cores.
 Figures are the worst over the pairs; the largest distance or the mean over the voxels of the fixed brain, as the
 column says. Distances are in mm, of threads, batch and GPU in voxels of the method's own grid. `NAME+mid`: with
-`--refine mid`. A figure beyond its bound is bold.
+`--refine mid`. A figure beyond its bound is bold, an empty cell was not measured.
 
 {tables}
 Held exactly: threads, batches, a shift of both headers, and (of files whose axes run along the world's) the order in
@@ -312,7 +312,7 @@ reading an oblique image on a grid along the world's axes leaves. The deformatio
 fit the noise and the blur of that reading, and between unlike brains a fold of the cortex may be matched to one
 neighbour or the other. Expect a deformation to change by some tenths of a mm on average, and by mm in places, when the
 same scan is re-gridded. A scan onto itself is left alone by `affine`, `gaussnewton` and every refinement; a network
-alone moves it by some tenths of a mm.
+alone moves it by half a mm to one mm.
 
 There and back: the mean distance of a point that is taken to the moving image by one run and back by another with the
 images exchanged, and beside it what the inverse written by the first run misses by. No method here is symmetric by

@@ -18,7 +18,7 @@ _PROGRAM = 450e6  # libraries and weights
 _HELD = 4  # bytes of a voxel read and kept
 _CONFORMED = 12  # of both images at once: masks, scaled and smoothed copies
 _NETWORK = 300  # of a voxel of the network grid: the dearest method, at 1 mm
-_WRITTEN = {"image": 4, "field": 16, "jacobian": 6, "report": 14}
+_WRITTEN = {"image": 4, "field": 16, "jacobian": 6, "report": 30}
 """Output -> bytes of a fixed voxel while outputs are worked out and compressed; two are at once"""
 
 
