@@ -168,13 +168,13 @@ def test_the_templates_regions_are_carried_to_their_sides(
     carried, own = (sitk.ReadImage(str(p)) for p in (tmp_path / "carried.nii.gz", paths["moving_seg"]))
     overlap = sitk.LabelOverlapMeasuresImageFilter()
     overlap.Execute(sitk.Cast(own, sitk.sitkInt32), sitk.Cast(carried, sitk.sitkInt32))
-    for right, left in lateral_pairs(load_template().names):
+    middles = []
+    for image in (carried, own):
         shapes = sitk.LabelShapeStatisticsImageFilter()
-        shapes.Execute(carried)
-        at = [np.array(shapes.GetCentroid(k)) for k in (right, left)]
-        # The subject is turned by 14 degrees: left and right are those of its own labels.
-        shapes.Execute(own)
-        there = [np.array(shapes.GetCentroid(k)) for k in (right, left)]
-        assert np.linalg.norm(at[0] - there[0]) < np.linalg.norm(at[0] - there[1])
-        assert np.linalg.norm(at[1] - there[1]) < np.linalg.norm(at[1] - there[0])
+        shapes.Execute(sitk.Cast(image, sitk.sitkInt32))
+        middles.append({label: np.array(shapes.GetCentroid(label)) for label in shapes.GetLabels()})
+    for right, left in lateral_pairs(load_template().names):
+        # The subject is turned by 14 degrees: from left to right is what it is in its own labels.
+        there, truly = (at[right] - at[left] for at in middles)
+        assert there @ truly > 0, f"label {right} is on the side of {left}"
     assert overlap.GetDiceCoefficient() > 0.5
