@@ -44,6 +44,20 @@ def test_a_damaged_name_in_a_nrrd_is_refused(tmp_path: Path) -> None:
         read_image(changed(tmp_path / "a.nrrd", b"space origin", b"spice origin"))
 
 
+def test_a_nrrd_without_its_origin_is_said(tmp_path: Path) -> None:
+    content = written(tmp_path / "a.nrrd")
+    start = content.index(b"space origin")
+    (tmp_path / "a.nrrd").write_bytes(content[:start] + content[content.index(b"\n", start) + 1 :])
+    found = read_image(tmp_path / "a.nrrd")
+    assert found.volume.geometry.origin == (0, 0, 0)
+    assert any("no space origin" in note for note in found.notes)
+
+
+def test_a_line_of_a_nrrd_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="twice"):
+        read_image(changed(tmp_path / "a.nrrd", b"dimension: 3\n", b"dimension: 3\ndimension: 3\n"))
+
+
 @pytest.mark.parametrize(
     ("value", "big"), [(b"True", True), (b"1", True), (b"t", True), (b"False", False), (b"0", False)]
 )

@@ -25,7 +25,8 @@ def to_float(
                 slice_[...] = stored.astype(np.float64) * layout.slope + layout.inter
     if voxels.dtype.kind != "f" and np.isfinite(data.min()) and np.isfinite(data.max()):
         return data, None
-    invalid = ~np.isfinite(data)
+    invalid = np.isfinite(data)
+    np.logical_not(invalid, out=invalid)
     count = int(np.count_nonzero(invalid))
     if count == 0:
         return data, None
@@ -74,7 +75,7 @@ def to_stored(
     """(Z, Y, X) in the type to store; out-of-range values are clamped and noted (fault 28)."""
     values = volume.data[0].detach().cpu().numpy()
     dtype = np.dtype(pixel_type or (_smallest_integer(values) if volume.is_label else "float32"))
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind == "f" and not all(np.isfinite(slice_).all() for slice_ in values):
         raise WriteError(
             f"{int((~np.isfinite(values)).sum())} voxels are not finite: nothing was written",
             file=path,

@@ -187,6 +187,8 @@ def _nrrd_pairs(stream: ByteStream) -> dict[str, str]:
         if name not in NRRD_FIELDS:
             raise DataError(f"the header's {name[:40]!r} is no field of NRRD", file=stream.path,
                             remedy="get the file again from its source")  # fmt: skip
+        if name in pairs:
+            raise DataError(f"the header has {name} twice", file=stream.path, remedy="repair the header")
         add(pairs, name, value.strip(), stream.path)
     raise DataError("the NRRD header does not end", file=stream.path, remedy="get the file again")
 
@@ -257,6 +259,8 @@ def _nrrd_matrix(
         raise fields.bad("space units")
     if _UNITS[unit] != 1.0:
         notes += (f"the voxel size is in {unit} and was converted to mm",)
+    if "space origin" not in fields.pairs:
+        notes += ("no space origin in the header: the first voxel was put at 0",)
     turn = np.diag(signs or (1.0, 1.0, 1.0)) * _UNITS[unit]
     return _assemble(turn @ axes, turn @ (np.zeros(3) if origin is None else origin)), notes
 

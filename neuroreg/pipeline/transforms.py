@@ -162,7 +162,9 @@ def convert_file(
         )
     image = (read_labels if labels else read_image)(path, frame=frame, xform=xform, max_voxels=max_voxels)
     check_frame(frame, image)
-    return (*image.notes, *write_image(image.volume, output, overwrite=overwrite))
+    notes, volume = image.notes, image.volume
+    del image  # the mask of what is no number is not needed any more
+    return (*notes, *write_image(volume, output, overwrite=overwrite))
 
 
 def invert(transform: Transform) -> Inverse:

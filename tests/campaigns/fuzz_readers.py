@@ -148,40 +148,58 @@ def once(reader: Reader, folder: Path, content: bytes) -> None:
             raise AssertionError(f"this is no line for a user: {error}") from error
 
 
-def fuzz(name: str, arguments: Sequence[str]) -> None:
-    """Hand one reader to libFuzzer; does not return."""
+def fuzz(name: str, corpus: Path, seconds: int, seed: int) -> None:
+    """Hand one reader to libFuzzer, whose log goes to a file in its corpus; does not return."""
     import logging
 
     logging.disable()
-    reader = READERS[name]
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    reader, place = READERS[name], corpus / name
+    log = os.open(place / "log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    folder = Path(tempfile.mkdtemp(dir=corpus))
     os.environ.setdefault("NEUROREG_HOME", str(HERE.parents[1] / "weights"))
-    atheris.Setup([sys.argv[0], *arguments], lambda content: once(reader, folder, content))
+    words = [
+        f"-max_total_time={seconds}", f"-seed={seed}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}",
+        f"-max_len={LONGEST}", "-print_final_stats=1", f"-artifact_prefix={place}/", str(place / "found"),
+        str(place / "seeds"),
+    ]  # fmt: skip
+    atheris.Setup([sys.argv[0], *words], lambda content: once(reader, folder, content))
     atheris.Fuzz()
+
+
+def serve(corpus: Path, seconds: int, seed: int, names: Sequence[str]) -> None:
+    """Fuzz one reader after the other, each in a fork of this process: what it has imported is imported once."""
+    for name in names:
+        child = os.fork()
+        if child == 0:
+            fuzz(name, corpus, seconds, seed)
+        _, status = os.waitpid(child, 0)
+        (corpus / name / "code").write_text(str(os.waitstatus_to_exitcode(status)))
+        print(f"{name}: {told(corpus / name)}", file=sys.stderr, flush=True)
 
 
 def campaign(names: Sequence[str], seconds: int, seed: int, corpus: Path) -> dict[str, dict[str, int]]:
     """Each reader for so many seconds: inputs tried, features covered, and 1 where one broke it."""
-    counts = {}
     for name in names:
-        seeds, found = corpus / name / "seeds", corpus / name / "found"
-        for folder in (seeds, found):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in ("seeds", "found"):
+            (corpus / name / folder).mkdir(parents=True, exist_ok=True)
         for number, content in enumerate(READERS[name].seeds):
-            (seeds / str(number)).write_bytes(content)
-        words = [
-            f"-max_total_time={seconds}", f"-seed={seed}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}",
-            f"-max_len={LONGEST}", "-print_final_stats=1", f"-artifact_prefix={corpus / name}/", str(found), str(seeds),
-        ]  # fmt: skip
-        ended = subprocess.run(
-            [sys.executable, __file__, "--reader", name, *words], capture_output=True, text=True, errors="replace",
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
-        )  # fmt: skip
-        counts[name] = counted(ended.stderr, ended.returncode)
-        print(f"{name}: {counts[name]}", file=sys.stderr, flush=True)
-        if ended.returncode:
-            print(ended.stdout[-1500:], ended.stderr[-3000:], file=sys.stderr, flush=True)
+            (corpus / name / "seeds" / str(number)).write_bytes(content)
+    words = [str(corpus), str(seconds), str(seed), *names]
+    subprocess.run(
+        [sys.executable, __file__, "--reader", *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True
+    )
+    counts = {name: told(corpus / name) for name in names}
+    for name in names:
+        if counts[name]["broken"]:
+            print(name, (corpus / name / "log").read_text(errors="replace")[-4000:], file=sys.stderr)
     return counts
+
+
+def told(place: Path) -> dict[str, int]:
+    """What the log of one reader says."""
+    return counted((place / "log").read_text(errors="replace"), int((place / "code").read_text()))
 
 
 def counted(said: str, code: int) -> dict[str, int]:
@@ -235,5 +253,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     if CHILD:
-        fuzz(sys.argv[2], sys.argv[3:])
+        serve(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+        sys.exit()
     sys.exit(main())

@@ -1,6 +1,6 @@
 """Damaged headers and gzip streams through ``doctor FILE`` and ``convert``: an error, or what the bytes say.
 
-python tests/campaigns/mutations.py [--rounds 10000] [--large 40] [--seed 0] [--minutes N] [--keep FOLDER]
+python tests/campaigns/mutations.py [--rounds 10000] [--large 40] [--seed 0] [--jobs 1] [--minutes N] [--keep FOLDER]
 
 Header fields are set to the edges of their types, lines of text headers are lost, doubled and changed, bytes flip,
 streams are cut, lengthened and joined. Whatever is accepted is held to an independent reading of the same bytes, by
@@ -22,7 +22,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -408,16 +410,20 @@ def told_apart(facts: dict, output: Path) -> Iterator[str]:
 
 
 def campaign(
-    rounds: int, seed: int, *, kinds: dict[str, Kind] = KINDS, keep: Path | None = None, minutes: float = 1e9
-) -> Tally:
-    """``rounds`` damaged files, the kinds in turn; fewer where the ``minutes`` are over before."""
+    rounds: int, seed: int, *, kinds: dict[str, Kind] = KINDS, keep: Path | None = None, minutes: float = 1e9,
+    part: tuple[int, int] = (0, 1),
+) -> Tally:  # fmt: skip
+    """``rounds`` damaged files, the kinds in turn; fewer where the ``minutes`` are over before.
+
+    ``part`` (i, n): only every n-th, from the i-th on.
+    """
     tally, start = Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as place, Shell(seconds=SECONDS) as shell:
         ready = [
             (name, kind, *prepared(shell, kind, Path(place) / str(n)))
             for n, (name, kind) in enumerate(kinds.items())
         ]
-        for number in range(rounds):
+        for number in range(part[0], rounds, part[1]):
             if time.monotonic() - start > 60 * minutes:
                 break
             turn, order = divmod(number, len(ready))
@@ -436,6 +442,26 @@ def campaign(
                     f"{number + 1} of {rounds}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True
                 )
     return tally
+
+
+def shared(rounds: int, seed: int, *, jobs: int, keep: Path | None, minutes: float) -> Tally:
+    """The same campaign by so many processes."""
+    whole_ = Tally()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        parts = [
+            pool.submit(campaign, rounds, seed, keep=keep, minutes=minutes, part=(n, jobs))
+            for n in range(jobs)
+        ]
+        for tally in (part.result() for part in parts):
+            whole_.doctor += tally.doctor
+            whole_.convert += tally.convert
+            whole_.verdicts += tally.verdicts
+            whole_.broken += tally.broken
+            whole_.crashes += tally.crashes
+            whole_.hangs += tally.hangs
+            whole_.slowest = max(whole_.slowest, tally.slowest)
+            whole_.beyond = max(whole_.beyond, tally.beyond)
+    return whole_
 
 
 def prepared(shell: Shell, kind: Kind, folder: Path) -> tuple[Path, bytes, dict[str, bytes]]:
@@ -480,11 +506,12 @@ def main() -> int:
     parser.add_argument(
         "--minutes", type=float, default=1e9, help="stop after these, whatever is done by then"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--keep", type=Path, help="folder for the files that broke a law")
     asked = parser.parse_args()
     start = time.monotonic()
     large = campaign(asked.large, asked.seed, kinds=large_kinds(), keep=asked.keep)
-    tally = campaign(asked.rounds, asked.seed, keep=asked.keep, minutes=asked.minutes)
+    tally = shared(asked.rounds, asked.seed, jobs=asked.jobs, keep=asked.keep, minutes=asked.minutes)
     found: dict[str, int | float | str] = {
         "damaged files": (tally.doctor + large.doctor).total(),
         **{f"doctor left with {code}": n for code, n in sorted((tally.doctor + large.doctor).items())},

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_a_few_of_every_kind() -> None:
-    tally = campaign.campaign(3 * len(campaign.KINDS), 5)
+    tally = campaign.campaign(2 * len(campaign.KINDS), 5)
     assert tally.broken == []
     assert tally.doctor[0] > 0 < tally.doctor[65]
     assert tally.doctor == tally.convert
