@@ -26,7 +26,9 @@ import record
 
 LAW = (
     "Whenever the disk is full, however many bytes or inodes it has, a command ends with 74 and one line, every final "
-    "path is as it was (older outputs byte for byte) and no temporary file is left; with room enough it succeeds."
+    "path is as it was (older outputs byte for byte) and no temporary file is left; with room enough it succeeds. A "
+    "batch keeps its whole cases, ends with 74, with 8 and those that failed, or with 75 before it begins, and goes on "
+    "with --resume when there is room."
 )
 PAGE = 4096
 NOBODY = 65534
