@@ -52,7 +52,7 @@ def small_disk(place: Path, options: str) -> Iterator[Path]:
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
-        raise OSError(f"no small disk can be mounted here: {done.stderr.strip()}")
+        raise OSError(f"no small disk can be mounted here: {done.stderr.strip()[-120:]}")
     try:
         yield place
     finally:
@@ -292,8 +292,8 @@ def campaign(rounds: int, seed: int, folder: Path) -> tuple[Trial, dict[str, str
         for _ in range(few):
             trial.under_quota("register")
             trial.under_quota("convert")
-    except OSError as error:
-        left_out["quota"] = str(error)
+    except OSError:
+        left_out["quota"] = "this kernel knows none on disks in memory"
     return trial, left_out
 
 
