@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +57,10 @@ class Tally:
 def duels() -> tuple[Duel, ...]:
     """What is tried, in turn."""
     toy = [*crash.TOY]
-    one, other = ([*toy, *crash.TOY_REGISTER, "--set", f"amplitude={amplitude}"] for amplitude in AMPLITUDES)
+    files = ["--outputs", "image,field,transform,inverse,affine,jacobian"]
+    one, other = (
+        [*toy, *crash.TOY_REGISTER, *files, "--set", f"amplitude={amplitude}"] for amplitude in AMPLITUDES
+    )
     first, second = (
         [*toy, "batch", f"cases{amplitude}.csv", "-o", "out", *BATCH] for amplitude in AMPLITUDES
     )
@@ -123,7 +127,9 @@ def judge(
     return faults
 
 
-def campaign(rounds: int, seed: int, folder: Path) -> Tally:
+def campaign(
+    rounds: int, seed: int, folder: Path, after: Callable[[int, Tally], None] = lambda number, tally: None
+) -> Tally:
     """All rounds, the duels in turn."""
     draw, tally = random.Random(seed), Tally()
     crash.load()
@@ -144,6 +150,7 @@ def campaign(rounds: int, seed: int, folder: Path) -> Tally:
         codes = sorted(code for code, _ in told)
         tally.counts[f"{duel.name}: exit codes {codes[0]} and {codes[1]}"] += 1
         print(f"{number + 1}/{rounds} {duel.name} {codes}", file=sys.stderr, flush=True)
+        after(number + 1, tally)
     return tally
 
 
@@ -168,12 +175,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     begun = time.monotonic()
+
+    def save(number: int, tally: Tally) -> None:
+        if (
+            number % 5 == 0 or number == given.rounds
+        ):  # a campaign that is stopped leaves what it has found so far
+            found = {"rounds": number, "faults": len(tally.faults), **dict(sorted(tally.counts.items()))}
+            seconds = time.monotonic() - begun
+            record.save("two_writers", law=LAW, passed=not tally.faults, found=found, seconds=seconds)
+
     with tempfile.TemporaryDirectory() as folder:
-        tally = campaign(given.rounds, given.seed, Path(folder))
-    found = {"rounds": given.rounds, "faults": len(tally.faults), **dict(sorted(tally.counts.items()))}
-    record.save(
-        "two_writers", law=LAW, passed=not tally.faults, found=found, seconds=time.monotonic() - begun
-    )
+        tally = campaign(given.rounds, given.seed, Path(folder), save)
     sys.exit(bool(tally.faults))
 
 
