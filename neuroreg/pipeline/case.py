@@ -1,7 +1,7 @@
 """One registration as the page shows it, and whoever writes that page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,12 +11,15 @@ from neuroreg.pipeline.inputs import Inputs
 from neuroreg.pipeline.outputs import Maps
 from neuroreg.pipeline.record import Quality
 from neuroreg.transforms import Affine, DisplacementField, resample
-from neuroreg.volume import Volume
+from neuroreg.volume import Geometry, Volume
+
+_PAGE_SIDE = 320
+"""Voxels along an axis of the pictures: more would take minutes and not be seen."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Images lie on the fixed grid, (1, Z, Y, X), unless said otherwise."""
+    """Images lie on the grid of the page, see ``page_grid``, (1, Z, Y, X), unless said otherwise."""
 
     title: str
     method: str
@@ -59,16 +62,16 @@ def case_of(
     rois: Sequence[Mapping[str, object]] | None,
     provenance: Mapping[str, object],
 ) -> Case:
-    """The case of a pair and its maps: every image of it on the fixed grid."""
-    moving = inputs.files["moving"].volume
+    """The case of a pair and its maps: every image of it on the grid of the page."""
+    moving, grid = inputs.files["moving"].volume, page_grid(maps.fixed)
     return Case(
         title=title,
         method=method,
-        fixed=inputs.files["fixed"].volume,
-        scanned=resample(moving, Affine(torch.eye(4, dtype=torch.float64)), maps.fixed),
-        before=resample(moving, maps.alignment.affine, maps.fixed),
-        moved=maps.moved(moving),
-        jacobian=maps.jacobian,
+        fixed=_thinned(inputs.files["fixed"].volume),
+        scanned=resample(moving, Affine(torch.eye(4, dtype=torch.float64)), grid),
+        before=resample(moving, maps.alignment.affine, grid),
+        moved=resample(moving, maps.alignment.transform, grid),
+        jacobian=_thinned(maps.jacobian),
         quality=quality,
         residual=maps.alignment.residual,
         maps=measured,
@@ -76,6 +79,22 @@ def case_of(
         rois=rois,
         provenance=provenance,
     )
+
+
+def page_grid(fixed: Geometry) -> Geometry:
+    """The fixed grid, or of its axes longer than a page shows every second, third, ... voxel."""
+    (x, y, z), (a, b, c), (i, j, k) = fixed.size, fixed.spacing, _steps(fixed)
+    return replace(fixed, size=(-(-x // i), -(-y // j), -(-z // k)), spacing=(a * i, b * j, c * k))
+
+
+def _steps(fixed: Geometry) -> tuple[int, int, int]:
+    x, y, z = (-(-n // _PAGE_SIDE) for n in fixed.size)
+    return x, y, z
+
+
+def _thinned(volume: Volume) -> Volume:
+    x, y, z = _steps(volume.geometry)
+    return Volume(volume.data[:, ::z, ::y, ::x].contiguous(), page_grid(volume.geometry))
 
 
 def method_line(config: Mapping[str, object], provenance: Mapping[str, object]) -> str:

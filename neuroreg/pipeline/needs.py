@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.align import COARSE_MM, DIVISOR, REFINE_MM
+from neuroreg.pipeline.case import page_grid
 from neuroreg.pipeline.config import RegisterConfig
 from neuroreg.pipeline.engine import Engine
 from neuroreg.pipeline.inputs import Inputs
@@ -18,7 +19,8 @@ _PROGRAM = 450e6  # libraries and weights
 _HELD = 4  # bytes of a voxel read and kept
 _CONFORMED = 12  # of both images at once: masks, scaled and smoothed copies
 _NETWORK = 300  # of a voxel of the network grid: the dearest method, at 1 mm
-_WRITTEN = {"image": 4, "field": 16, "jacobian": 6, "report": 30}
+_PAGE = 30  # of a voxel of the page's grid
+_WRITTEN = {"image": 4, "field": 16, "jacobian": 6}
 """Output -> bytes of a fixed voxel while outputs are worked out and compressed; two are at once"""
 
 
@@ -41,11 +43,14 @@ def needed(config: RegisterConfig, engine: Engine, inputs: Inputs) -> Need:
     """The memory of one registration. Raises DataError for images without a head."""
     fixed, moving = (volume.data.numel() for volume in (inputs.fixed, inputs.moving))
     everything = sum(image.volume.data.numel() for image in inputs.files.values())
-    outputs = sum(size for name, size in _WRITTEN.items() if name in config.outputs)
+    outputs = sum(size for name, size in _WRITTEN.items() if name in config.outputs) * fixed
+    if "report" in config.outputs:
+        x, y, z = page_grid(inputs.fixed.geometry).size
+        outputs += _PAGE * x * y * z
     stages = (
         _CONFORMED * (fixed + moving),
         max(_NETWORK * voxels for voxels in _network_voxels(config, engine, inputs)),
-        outputs * fixed,
+        outputs,
     )
     return Need(_PROGRAM + _HELD * max(everything, fixed + moving), float(max(stages)))
 
