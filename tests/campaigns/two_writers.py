@@ -141,7 +141,8 @@ def campaign(
     clean: dict[str, list[dict[str, bytes]]] = {}
     for number in range(rounds):
         duel = duels()[number % len(duels())]
-        older = folder / f"older{''.join(Path(duel.output).suffixes)}"
+        suffix = "".join(Path(duel.output).suffixes)
+        older = folder / f"older {duel.name.replace(' ', '')}{suffix}"
         if duel.name not in clean:
             clean[duel.name] = [alone(words, duel, folder, older) for words in duel.words]
         told = fight(duel, folder, older if duel.over else None, draw)
