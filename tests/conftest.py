@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+# Their asserts shall tell what they saw, as those of tests do.
+_CATALOGUE = ("files", "values", "geometry", "system", "text", "batch")
+pytest.register_assert_rewrite("scene", *(f"catalogue_{room}" for room in _CATALOGUE))
+
 # The test processes share the cores: more threads in each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -19,6 +19,7 @@ from neuroreg.methods.gaussnewton import Weights
 from neuroreg.pipeline import resources
 from neuroreg.pipeline.config import AFFINES, REFINE_PRESETS, RegisterConfig
 from neuroreg.pipeline.engine import AffinePart, Engine
+from neuroreg.pipeline.gain import makes_worse
 from neuroreg.pipeline.inputs import Inputs
 from neuroreg.pipeline.record import Clock
 from neuroreg.preprocess.conform import (
@@ -39,6 +40,7 @@ DIVISOR = 8  # of the grids for the affine, the quality and the refinement
 _FAR_MM = 100.0
 _LEAST_OVERLAP = 0.1
 _NO_REFINEMENT = "--refine is left out: an affine map alone has nothing to refine"
+_NO_GAIN = "the images fit by the affine alone, and better than with the deformation: it was left out"
 _BYTES_PER_NETWORK_VOXEL = 300  # measured peak of the dearest method, at 1 mm
 
 
@@ -113,7 +115,19 @@ def _align_on(
             prediction = prediction if same else _transfer(prediction, fine, finest)
             fine, prediction = finest, _refine(prediction, finest, config.refine, device)
     with clock("maps"):
-        return _estimated(_to_world(prediction, fine, found), segmented)
+        done = _to_world(prediction, fine, found)
+        return _estimated(_without_harm(done, engine), segmented)
+
+
+def _without_harm(found: Alignment, engine: Engine) -> Alignment:
+    """No displacement where the affine alone had brought the images together and the deformation drives them apart."""
+    of_one_kind = getattr(getattr(engine.method, "config", None), "metric", None) != "mi"
+    if found.residual is None or not of_one_kind:
+        return found
+    if not makes_worse(found.coarse, found.affine, found.transform):
+        return found
+    still = DisplacementField(torch.zeros_like(found.residual.data), found.residual.geometry)
+    return replace(found, residual=still, warnings=(*found.warnings, _NO_GAIN))
 
 
 def _segmentations(prediction: Prediction, grid: Geometry) -> tuple[Volume, Volume] | None:

@@ -98,6 +98,7 @@ def sleeping(folder: Path) -> Iterator["subprocess.Popen[str]"]:
             break
         time.sleep(0.05)
     time.sleep(0.5)  # into the method
+    assert started.poll() is None, started.communicate()
     try:
         yield started
     finally:
