@@ -53,6 +53,11 @@ def test_a_nrrd_without_its_origin_is_said(tmp_path: Path) -> None:
     assert any("no space origin" in note for note in found.notes)
 
 
+def test_an_axis_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="kinds"):
+        read_image(changed(tmp_path / "a.nrrd", b"kinds: domain", b"kinds: domai~"))
+
+
 def test_a_line_of_a_nrrd_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="twice"):
         read_image(changed(tmp_path / "a.nrrd", b"dimension: 3\n", b"dimension: 3\ndimension: 3\n"))
