@@ -92,3 +92,9 @@ def test_a_nifti_beside_its_packed_name_is_not_mixed_up(tmp_path: Path) -> None:
         sitk.WriteImage(image, str(tmp_path / name))
     assert np.array_equal(read_image(tmp_path / "a.nii.gz").volume.data[0].numpy(), VALUES)
     assert np.array_equal(read_image(tmp_path / "a.nii").volume.data[0].numpy(), VALUES[::-1])
+
+
+def test_an_image_a_kilometre_away_is_refused(tmp_path: Path) -> None:
+    """NIfTI-2 and NRRD can say so in double precision; NIfTI-1 could not hold it."""
+    with pytest.raises(DataError, match="no head is there"):
+        read_image(changed(tmp_path / "a.nrrd", b"(-31,", b"(-1e300,"))
