@@ -53,6 +53,11 @@ def test_a_nrrd_without_its_origin_is_said(tmp_path: Path) -> None:
     assert any("no space origin" in note for note in found.notes)
 
 
+def test_an_axis_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="kinds"):
+        read_image(changed(tmp_path / "a.nrrd", b"kinds: domain", b"kinds: domai~"))
+
+
 def test_a_line_of_a_nrrd_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="twice"):
         read_image(changed(tmp_path / "a.nrrd", b"dimension: 3\n", b"dimension: 3\ndimension: 3\n"))
@@ -87,3 +92,9 @@ def test_a_nifti_beside_its_packed_name_is_not_mixed_up(tmp_path: Path) -> None:
         sitk.WriteImage(image, str(tmp_path / name))
     assert np.array_equal(read_image(tmp_path / "a.nii.gz").volume.data[0].numpy(), VALUES)
     assert np.array_equal(read_image(tmp_path / "a.nii").volume.data[0].numpy(), VALUES[::-1])
+
+
+def test_an_image_a_kilometre_away_is_refused(tmp_path: Path) -> None:
+    """NIfTI-2 and NRRD can say so in double precision; NIfTI-1 could not hold it."""
+    with pytest.raises(DataError, match="no head is there"):
+        read_image(changed(tmp_path / "a.nrrd", b"(-31,", b"(-1e300,"))

@@ -17,6 +17,7 @@ from neuroreg.volume import Geometry
 MAX_VOXELS = 768**3
 _SHEAR_REPAIRED = 5e-4  # ITK's own limit: below it a matrix counts as a rotation
 _SHEAR_REFUSED = 1e-3
+_FAR_MM = 1e6  # a kilometre; farther away single precision, as NIfTI-1 has it, loses tenths of a millimetre
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,9 @@ def check_field_of_view(geometry: Geometry, *, limits: Limits, file: Path) -> No
 
     The longest side decides: a thin slab is a slab, but a head is never all below 50 mm or anywhere above 600.
     """
+    if limits.field_of_view_mm[1] < math.inf and max(map(abs, geometry.origin)) > _FAR_MM:
+        raise DataError(f"the first voxel lies at {_mm(geometry.origin)}: no head is there", file=file,
+                        remedy="correct the origin in the header")  # fmt: skip
     extent = max(n * mm for n, mm in zip(geometry.size, geometry.spacing, strict=True))
     low, high = limits.field_of_view_mm
     if not low <= extent <= high:

@@ -31,6 +31,14 @@ NRRD_FIELDS = frozenset(
      "space directions", "measurement frame"}
 )  # fmt: skip
 """All that NRRD has."""
+NRRD_KINDS = frozenset(
+    {"domain", "space", "time", "list", "point", "vector", "covariant-vector", "normal", "stub", "scalar", "complex",
+     "2-vector", "3-color", "rgb-color", "hsv-color", "xyz-color", "4-color", "rgba-color", "3-vector", "3-gradient",
+     "3-normal", "4-vector", "quaternion", "2d-symmetric-matrix", "2d-masked-symmetric-matrix", "2d-matrix",
+     "2d-masked-matrix", "3d-symmetric-matrix", "3d-masked-symmetric-matrix", "3d-matrix", "3d-masked-matrix", "???",
+     "none"}
+)  # fmt: skip
+"""What NRRD calls an axis."""
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _NUMBER = re.compile(r"[-+0-9.eE]+", re.ASCII)  # Python would read 1_0 as ten, C as one
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")

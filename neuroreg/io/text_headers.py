@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from neuroreg.errors import DataError
 from neuroreg.io.layout import Layout, Limits, check_sides, choose_frame
 from neuroreg.io.stream import ByteStream
-from neuroreg.io.text_fields import META_AXES, META_FIELDS, META_ORIGIN, NRRD_FIELDS, Fields, add, number
+from neuroreg.io.text_fields import (
+    META_AXES,
+    META_FIELDS,
+    META_ORIGIN,
+    NRRD_FIELDS,
+    NRRD_KINDS,
+    Fields,
+    add,
+    number,
+)
 
 _MET_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
@@ -143,6 +152,8 @@ def nrrd_layout(stream: ByteStream, *, frame: int | None, limits: Limits) -> Lay
         raise fields.bad("dimension")
     sides = fields.whole("sizes", count=dims)
     kinds = fields.text("kinds", default="domain " * dims).lower().split()
+    if not NRRD_KINDS.issuperset(kinds):
+        raise fields.bad("kinds")
     spatial = _spatial_axes(fields, dims, kinds)
     extra = [axis for axis in range(dims) if axis not in spatial]
     if any(sides[axis] > 1 and axis < max(spatial, default=0) for axis in extra):

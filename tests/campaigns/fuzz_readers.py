@@ -148,7 +148,7 @@ def once(reader: Reader, folder: Path, content: bytes) -> None:
             raise AssertionError(f"this is no line for a user: {error}") from error
 
 
-def fuzz(name: str, corpus: Path, seconds: int, seed: int) -> None:
+def fuzz(name: str, corpus: Path, folder: Path, seconds: int, seed: int) -> None:
     """Hand one reader to libFuzzer, whose log goes to a file in its corpus; does not return."""
     import logging
 
@@ -157,7 +157,6 @@ def fuzz(name: str, corpus: Path, seconds: int, seed: int) -> None:
     log = os.open(place / "log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    folder = Path(tempfile.mkdtemp(dir=corpus))
     os.environ.setdefault("NEUROREG_HOME", str(HERE.parents[1] / "weights"))
     words = [
         f"-max_total_time={seconds}", f"-seed={seed}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}",
@@ -170,11 +169,13 @@ def fuzz(name: str, corpus: Path, seconds: int, seed: int) -> None:
 
 def serve(corpus: Path, seconds: int, seed: int, names: Sequence[str]) -> None:
     """Fuzz one reader after the other, each in a fork of this process: what it has imported is imported once."""
+    memory = Path("/dev/shm")  # no disk is needed for a file that lives a millisecond
     for name in names:
-        child = os.fork()
-        if child == 0:
-            fuzz(name, corpus, seconds, seed)
-        _, status = os.waitpid(child, 0)
+        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place:
+            child = os.fork()
+            if child == 0:
+                fuzz(name, corpus, Path(place), seconds, seed)
+            _, status = os.waitpid(child, 0)
         (corpus / name / "code").write_text(str(os.waitstatus_to_exitcode(status)))
         print(f"{name}: {told(corpus / name)}", file=sys.stderr, flush=True)
 
