@@ -1,10 +1,12 @@
 """compose, invert, jacobian and convert as commands: options, exit codes, one line per failure."""
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from nifti_bytes import patched, save
 
 from neuroreg.cli import run
 from neuroreg.io.images import write_image
@@ -154,3 +156,18 @@ def test_a_failure_is_one_line_with_a_remedy(
     assert err.startswith(f"neuroreg: error[{code}]: ")
     assert err.count("\n") == 1
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("compose", "field.nii.gz", "field.nii.gz"), ("invert", "field.nii.gz"), ("jacobian", "field.nii.gz")],
+)
+def test_what_a_field_leaves_in_doubt_is_said_by_every_command(
+    words: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    whole = gzip.decompress((folder / "field.nii.gz").read_bytes())
+    save(folder / "field.nii.gz", patched(whole, qform_code=0, sform_code=0))
+    output = "o.nii.gz" if words[0] == "jacobian" else "o.h5"
+    assert run([*words, "-o", output]) == 0
+    assert "field.nii.gz: no world frame" in capsys.readouterr().err

@@ -41,7 +41,7 @@ class Inverse:
     mean_mm: float
     p99_mm: float
     notes: tuple[str, ...] = ()
-    """of the file, once written"""
+    """of both files, once the inverse is written"""
 
     @property
     def rough(self) -> bool:
@@ -59,7 +59,7 @@ class JacobianFigures:
     folded_percent: float
     """of the voxels with det J <= 0"""
     notes: tuple[str, ...]
-    """of the file"""
+    """of both files"""
 
 
 def compose_files(
@@ -71,7 +71,9 @@ def compose_files(
     UsageError (2), DataError (65), NoInputError (66), CannotCreateError (73), WriteError (74).
     """
     _check(output, *paths, to=to, overwrite=overwrite)
-    return _write(Chain(tuple(read_transform(path) for path in paths)), output, to=to, overwrite=overwrite)
+    chain = Chain(tuple(read_transform(path) for path in paths))
+    doubts = [note for path in paths for note in field_notes(path)]
+    return (*doubts, *_write(chain, output, to=to, overwrite=overwrite))
 
 
 def invert_file(path: Path, output: Path, *, to: Path | None = None, overwrite: bool = False) -> Inverse:
@@ -92,7 +94,8 @@ def invert_file(path: Path, output: Path, *, to: Path | None = None, overwrite: 
             file=path,
             remedy="use the inverse.h5 of the registration",
         )
-    return replace(found, notes=_write(found.transform, output, to=to, overwrite=overwrite))
+    notes = (*field_notes(path), *_write(found.transform, output, to=to, overwrite=overwrite))
+    return replace(found, notes=notes)
 
 
 def _folds(transform: Transform) -> bool:
@@ -117,7 +120,7 @@ def jacobian_file(
         maximum=float(determinant.max()),
         mean=float(determinant.mean(dtype=torch.float64)),
         folded_percent=100.0 * float((determinant <= 0).to(torch.float32).mean()),
-        notes=notes,
+        notes=(*field_notes(path), *notes),
     )
 
 
