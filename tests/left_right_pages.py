@@ -28,12 +28,13 @@ def marked(points: phantoms.Array) -> NDArray[np.float32]:
     value = np.minimum(phantoms.head(points).astype(np.float64), 320.0)
     inside = value > 0
     for place in (phantoms.RIGHT, FRONT, TOP):
-        value = value + 2000.0 * np.exp(-((q - place) ** 2).sum(-1) / (2 * 6.5**2))
+        value = value + 2000.0 * np.exp(-((q - place) ** 2).sum(-1) / (2 * 7.5**2))
     return np.where(inside, value, 0.0).astype(np.float32)
 
 
 class Swell(Toy):
-    """Grows in the right half and shrinks in the left: columns of the network's grid run from right to left."""
+    """Grows in the right half and shrinks in the left: columns of the network's grid run from right to left, as far as
+    the file's own axes do."""
 
     def predict(self, fixed: Tensor, moving: Tensor, start: Prediction | None = None) -> Prediction:
         """fixed (1, 1, D, H, W) -> a field on level 1."""

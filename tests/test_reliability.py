@@ -103,7 +103,7 @@ def test_the_affine_follows_known_motions(laws: ModuleType) -> None:
     plain = laws.register("affine", pair.fixed, pair.moving)
     assert laws.order("affine", pair, plain)["max"] == 0.0
     assert laws.LAWS["shift"][0]("affine", pair, plain)["max"] < 1e-6
-    assert laws.LAWS["turn 20"][0]("affine", pair, plain)["mean"] <= 0.1
+    assert laws.LAWS["turn 20"][0]("affine", pair, plain)["max"] < 1e-6
     assert laws.LAWS["coarse copy"][0]("affine", pair, plain)["mean"] <= 0.2
 
 
@@ -115,6 +115,8 @@ def test_a_deformation_keeps_what_is_exact(laws: ModuleType, name: str) -> None:
     assert laws.threads(name, pair, plain)["max"] <= 1e-4
     assert laws.order(name, pair, plain)["max"] == 0.0
     assert laws.LAWS["shift"][0](name, pair, plain)["max"] < 1e-6
+    assert laws.LAWS["turn 5"][0](name, pair, plain)["max"] <= 1e-3
+    assert laws.LAWS["turn 20"][0](name, pair, plain)["max"] <= 1e-3
     assert laws.itself(name, pair, plain)["max"] <= 0.1
 
 

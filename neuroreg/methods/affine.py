@@ -105,11 +105,12 @@ class AffineMethod:
         *,
         fixed_mask: Tensor | None = None,
         moving_mask: Tensor | None = None,
+        turn: Tensor | None = None,
     ) -> Prediction:
         """fixed (B, 1, D, H, W), moving (B, 1, d, h, w), 0..1 -> Prediction with an affine and no displacement.
 
-        Masks (B, 1, ...) bool limit where the metric counts; they may be true in the background. Raises DataError for
-        an image without contrast.
+        Masks (B, 1, ...) bool limit where the metric counts; they may be true in the background. The search goes around
+        the rotation ``turn`` (3, 3) float64, by default none. Raises DataError for an image without contrast.
         """
         affines = []
         with workers(fixed.device) as team:  # also: sums do not depend on the number of threads
@@ -118,7 +119,7 @@ class AffineMethod:
                 masks = (_one(fixed_mask, b), _one(moving_mask, b))
                 given = None if start is None else start.affine
                 first = None if given is None else given[one].cpu().to(torch.float64)
-                affines.append(self._register(fixed[one], moving[one], masks, first, team))
+                affines.append(self._register(fixed[one], moving[one], masks, first, team, turn))
         affine = torch.cat(affines).to(fixed.device, torch.float32)
         zero = torch.zeros(len(fixed), 3, *fixed.shape[2:], device=fixed.device)
         return Prediction(zero, inverse=zero, affine=affine)
@@ -130,6 +131,7 @@ class AffineMethod:
         masks: tuple[Tensor | None, Tensor | None],
         first: Tensor | None,
         team: Workers,
+        turn: Tensor | None,
     ) -> Tensor:
         c, (mask, moving_mask) = self.config, masks
         for name, image in (("fixed", fixed), ("moving", moving)):
@@ -138,9 +140,10 @@ class AffineMethod:
         levels = _pyramid(fixed, moving, mask, moving_mask)
         low_dof: Dof = 6 if c.dof == 6 else 7
         if (affine := first) is None:
-            starts = starting(_within(fixed, mask), _within(moving, moving_mask), levels[0].frame.centre)
+            middle = levels[0].frame.centre
+            starts = starting(_within(fixed, mask), _within(moving, moving_mask), middle, turn)
             if mask is not None or moving_mask is not None:  # they may be of unlike parts: try the whole, too
-                starts = torch.cat((starts, starting(fixed, moving, levels[0].frame.centre)))
+                starts = torch.cat((starts, starting(fixed, moving, middle, turn)))
             everywhere = torch.ones_like(levels[-1].weight) if mask is None else mask
             while everywhere.shape != levels[-1].weight.shape:
                 everywhere = field.downsample(everywhere)

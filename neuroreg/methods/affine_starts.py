@@ -16,11 +16,15 @@ def moments(image: Tensor) -> tuple[Tensor, Tensor]:
     return centre, (spread * mass) @ spread.T
 
 
-def starting(fixed: Tensor, moving: Tensor, fixed_centre: Tensor) -> Tensor:
-    """Affines (N, 3, 4) that lay the centres of mass on each other, in many orientations and the principal one."""
+def starting(fixed: Tensor, moving: Tensor, fixed_centre: Tensor, turn: Tensor | None = None) -> Tensor:
+    """Affines (N, 3, 4) that lay the centres of mass on each other, in many orientations and the principal one.
+
+    The orientations lie around ``turn`` (3, 3) float64, by default none.
+    """
     centre, covariance = moments(moving)
     _, fixed_covariance = moments(fixed)
-    rotations = torch.cat((_ball(), _principal(fixed_covariance, covariance)[None]))
+    turn = torch.eye(3, dtype=torch.float64) if turn is None else turn
+    rotations = torch.cat((_ball() @ turn, _principal(fixed_covariance, covariance, turn)[None]))
     return torch.cat((rotations, (centre - rotations @ fixed_centre)[..., None]), dim=2)
 
 
@@ -33,12 +37,12 @@ def _ball() -> Tensor:
     return torch.cat((torch.eye(3, dtype=torch.float64)[None], turns))
 
 
-def _principal(fixed: Tensor, moving: Tensor) -> Tensor:
-    """The rotation (3, 3) of one covariance's principal axes onto the other's that turns least."""
+def _principal(fixed: Tensor, moving: Tensor, turn: Tensor) -> Tensor:
+    """The rotation (3, 3) of one covariance's principal axes onto the other's that is nearest to ``turn``."""
     a, b = torch.linalg.eigh(fixed)[1], torch.linalg.eigh(moving)[1]
     signs = torch.cartesian_prod(*([torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3))
     turns: Tensor = (b * signs[:, None, :]) @ a.T
-    trace = turns.diagonal(dim1=1, dim2=2).sum(dim=1)
+    trace = (turns @ turn.T).diagonal(dim1=1, dim2=2).sum(dim=1)
     return turns[torch.where(torch.linalg.det(turns) > 0, trace, -4.0).argmax()]
 
 

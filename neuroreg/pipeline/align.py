@@ -232,8 +232,16 @@ def _run(
             given = {"weights": _weights(pair, device)}
         else:
             pair = pair.blanked()
+    if "turn" in takes and pair.fixed_grid.direction != pair.moving_grid.direction:
+        given["turn"] = _turn(pair)
     predict: Callable[..., Prediction] = method.predict
     return predict(pair.fixed.to(device), pair.moving.to(device), start, **given)
+
+
+def _turn(pair: Conformed) -> Tensor:
+    """The rotation (3, 3) float64 of the voxels of both grids that leaves the world as it is."""
+    rest = Affine(torch.eye(4, dtype=torch.float64))
+    return affine_to_voxels(rest, pair.fixed_grid, pair.moving_grid)[0, :, :3]
 
 
 def _weights(pair: Conformed, device: torch.device) -> Weights | None:

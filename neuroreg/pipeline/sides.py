@@ -55,7 +55,7 @@ def sides_score(image: Tensor, sides: Sides, aligner: Aligner, *, whole_head: bo
     """About 1 for a brain whose left is left, about -1 for a mirrored one; None for one that is symmetric, as some
     templates are.
 
-    image (1, 1, D, H, W), 0..1, on a 2 mm grid along the world's axes. Of a ``whole_head`` what lies inside the
+    image (1, 1, D, H, W), 0..1, on a 2 mm grid along the image's axes. Of a ``whole_head`` what lies inside the
     template is judged; ``aligner`` must then be one that finds a brain in its head. Raises DataError where the affine
     finds no brain.
     """

@@ -1,8 +1,9 @@
 """A pair onto the network grid, and what a method found back to the world.
 
-The network grids: isotropic, axes along LPS world axes, one box for each image, centred on its brain, just large
-enough for it plus a margin. Where the image is itself axis-aligned the grid's voxels fall on its voxel centres, so
-that a 1 mm image is re-ordered and cropped, not blurred.
+The network grids: isotropic, each along the axes of its own image in the order and with the signs nearest to LPS
+(``preprocess/onto.py``), one box for each image, centred on its brain, just large enough for it plus a margin. The
+grid's voxels fall on the image's voxel centres where the spacings allow, so that a 1 mm image is re-ordered and
+cropped, not blurred. For an image along the world's axes the grid is along them, too.
 """
 
 import math
@@ -15,16 +16,12 @@ from neuroreg import field
 from neuroreg.errors import DataError, UsageError
 from neuroreg.parallel import workers
 from neuroreg.preprocess import brain, masks
+from neuroreg.preprocess.onto import along, axes_along, onto, own_axes
 from neuroreg.preprocess.recall import recalled
 from neuroreg.transforms import Affine, DisplacementField
-from neuroreg.volume import Geometry, Volume
+from neuroreg.volume import IDENTITY_DIRECTION, Geometry, Volume
 
 _CLOSE_MM = 4.0  # clefts in the brain mask up to this width are closed
-_ALIGNED = (
-    1e-5  # largest deviation of a direction cosine from 0 or 1 that counts as axis-aligned: 2 um in 200 mm
-)
-_SNAP = 1e-3  # voxel positions this close to a voxel centre are read there
-_STEPS = 2.0**20  # of a voxel: the other way round the weights are the same to the last bit
 _UNFOLD_ROUNDS = 8
 _MAX_SIDE = 768  # voxels; a larger box is a wrong header or a spacing far too fine
 
@@ -71,7 +68,7 @@ def conform(
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
 ) -> Conformed:
-    """Both images, each on its own network grid; no affine is applied.
+    """Both images, each on its own network grid, along its own axes; no affine is applied.
 
     Sides are multiples of ``divisor``. Images finer than ``spacing_mm`` are smoothed first. A mask says which data
     count; it sets the intensity scale and, of a whole head, the box. A lesion it leaves out is filled in from
@@ -102,7 +99,10 @@ def grid_around(
 ) -> Geometry:
     """The network grid that ``conform`` puts one image on, without reading the image there. Raises DataError."""
     boxed, where = _boxed(volume, brain.foreground(volume), mask)
-    return network_grid(boxed, where, spacing_mm, divisor, margin_mm, aligned_with=volume.geometry)
+    rule = (spacing_mm, divisor, margin_mm)
+    return network_grid(
+        boxed, where, *rule, aligned_with=volume.geometry, direction=own_axes(volume.geometry)
+    )
 
 
 def _conform_one(volume: Volume, mask: Volume | None, rule: tuple[float, int, float]) -> masks.Side:
@@ -117,11 +117,12 @@ def _conform_one(volume: Volume, mask: Volume | None, rule: tuple[float, int, fl
         data = torch.where(front, data - data[front].min(), torch.zeros(()))
         volume = Volume(data, volume.geometry)
     boxed, where = _boxed(volume, front, mask)
-    grid = network_grid(boxed, where, *rule, aligned_with=volume.geometry)
+    own = own_axes(volume.geometry)
+    grid = network_grid(boxed, where, *rule, aligned_with=volume.geometry, direction=own)
     radius = max(1, round(_CLOSE_MM / 2 / rule[0]))
-    inside = brain.close_and_fill(_onto(front, volume.geometry, grid) > 0.5, radius=radius)
-    image = _onto(data, volume.geometry, grid, smooth=True)
-    counts = None if mask is None else _onto(mask.data > 0, mask.geometry, grid) >= 0.5
+    inside = brain.close_and_fill(onto(front, volume.geometry, grid) > 0.5, radius=radius)
+    image = onto(data, volume.geometry, grid, smooth=True)
+    counts = None if mask is None else onto(mask.data > 0, mask.geometry, grid) >= 0.5
     return masks.side(image, inside, counts, grid, stripped=brain.looks_stripped(volume), radius=radius)
 
 
@@ -141,13 +142,15 @@ def network_grid(
     margin_mm: float,
     *,
     aligned_with: Geometry,
+    direction: tuple[float, ...] = IDENTITY_DIRECTION,
 ) -> Geometry:
-    """The isotropic LPS grid around ``front`` (1, Z, Y, X) bool on ``geometry``, ``margin_mm`` free on every side.
+    """The isotropic grid around ``front`` (1, Z, Y, X) bool on ``geometry``, ``margin_mm`` free on every side.
 
-    Sides are multiples of ``divisor``, none shorter than 16 voxels; voxels fall on the centres of ``aligned_with``
-    where its axes run along the world's and ``spacing_mm`` is a multiple of its spacing. Raises DataError.
+    Its axes run along ``direction``, by default the world's, LPS. Sides are multiples of ``divisor``, none shorter than
+    16 voxels; voxels fall on the centres of ``aligned_with`` where its axes run along the grid's and ``spacing_mm`` is
+    a multiple of its spacing. Raises DataError.
     """
-    low, high = _extent_mm(front, geometry)
+    low, high = _extent_mm(front, geometry, direction)
     size, origin = [], []
     for axis in range(3):
         length = float(high[axis] - low[axis]) + 2 * margin_mm
@@ -158,12 +161,14 @@ def network_grid(
             )
         start = float(low[axis] + high[axis]) / 2 - (count - 1) * spacing_mm / 2
         size.append(count)
-        origin.append(_snap(start, axis, spacing_mm, aligned_with))
-    return Geometry((size[0], size[1], size[2]), (spacing_mm,) * 3, (origin[0], origin[1], origin[2]))
+        origin.append(_snap(start, axis, spacing_mm, aligned_with, direction))
+    turn = torch.tensor(direction, dtype=torch.float64).reshape(3, 3)
+    x, y, z = (turn @ torch.tensor(origin, dtype=torch.float64)).tolist()
+    return Geometry((size[0], size[1], size[2]), (spacing_mm,) * 3, (x, y, z), direction)
 
 
-def _extent_mm(front: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """The world box, two (3,) corners in LPS mm, of the voxels set in front (1, Z, Y, X)."""
+def _extent_mm(front: Tensor, geometry: Geometry, direction: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """The box along ``direction``, two (3,) corners in mm along its axes, of the voxels set in front (1, Z, Y, X)."""
     rows = front[0].any(dim=2).nonzero()  # (N, 2) z, y of every row that holds something
     if len(rows) == 0:
         raise DataError("the mask is empty", remedy="give a mask with voxels above 0")
@@ -172,14 +177,17 @@ def _extent_mm(front: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     # A linear map is extreme at the ends of rows, so the ends are all it takes, oblique or not.
     ends = [torch.stack((x, rows[:, 1], rows[:, 0]), dim=1) for x in (first, last)]
     index = torch.cat(ends).to(torch.float64)
-    matrix = geometry.voxel_to_world
-    points = index @ matrix[:3, :3].T + matrix[:3, 3]
+    turn = torch.tensor(direction, dtype=torch.float64).reshape(3, 3)
+    matrix = turn.T @ geometry.voxel_to_world[:3]
+    points = index @ matrix[:, :3].T + matrix[:, 3]
     return points.amin(dim=0), points.amax(dim=0)
 
 
-def _snap(start: float, axis: int, spacing_mm: float, geometry: Geometry) -> float:
+def _snap(
+    start: float, axis: int, spacing_mm: float, geometry: Geometry, direction: tuple[float, ...]
+) -> float:
     """``start`` moved by less than a voxel onto the voxel centres of an aligned image, where that helps."""
-    order = _world_axes(geometry)
+    order = axes_along(geometry, direction)
     if order is None:
         return start
     step = geometry.spacing[order[axis][0]]
@@ -187,94 +195,8 @@ def _snap(start: float, axis: int, spacing_mm: float, geometry: Geometry) -> flo
     if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-4:
         return start
     # Ties fall the same way wherever the image's first voxel is, so that re-oriented files get the same grid.
-    return geometry.origin[axis] + math.floor((start - geometry.origin[axis]) / step + 0.5 - 1e-6) * step
-
-
-def _world_axes(geometry: Geometry) -> tuple[tuple[int, int], ...] | None:
-    """For each world axis x, y, z the voxel axis along it and its sign; None for an oblique image."""
-    direction = torch.tensor(geometry.direction, dtype=torch.float64).reshape(3, 3)
-    nearest = direction.abs().argmax(dim=1)
-    clean = torch.zeros(3, 3, dtype=torch.float64)
-    clean[torch.arange(3), nearest] = direction[torch.arange(3), nearest].sign()
-    if len(set(nearest.tolist())) < 3 or (direction - clean).abs().max() > _ALIGNED:
-        return None
-    return tuple((int(axis), int(clean[row, axis])) for row, axis in enumerate(nearest))
-
-
-def _onto(data: Tensor, geometry: Geometry, grid: Geometry, *, smooth: bool = False) -> Tensor:
-    """data (1, Z, Y, X) on ``geometry`` read linearly on ``grid``, 0 outside: (1, 1, D, H, W) float32.
-
-    With ``smooth``, axes finer than the grid are blurred first, so that nothing aliases.
-    """
-    x = data[0].to(torch.float32)
-    blurs = [
-        _blur(n, h, grid.spacing[0]) if smooth else None
-        for n, h in zip(geometry.size, geometry.spacing, strict=True)
-    ]
-    order = _world_axes(geometry)
-    if order is None:
-        for axis, blur in enumerate(blurs):
-            x = x if blur is None else _along(x, blur, 2 - axis)
-        return _oblique(x, geometry, grid)
-    x = x.permute([2 - order[axis][0] for axis in (2, 1, 0)])  # (z, y, x) of the world, and rising:
-    # however a file is stored, the same numbers go the same way from here.
-    x = x.flip([2 - axis for axis, (_, sign) in enumerate(order) if sign < 0])
-    for axis, (voxel_axis, sign) in enumerate(order):
-        step, count = geometry.spacing[voxel_axis], geometry.size[voxel_axis]
-        first = geometry.origin[axis] - (step * (count - 1) if sign < 0 else 0.0)
-        offset = (grid.origin[axis] - first) / step
-        reader = _reader(count, grid.size[axis], offset, grid.spacing[axis] / step)
-        blur = blurs[voxel_axis]
-        x = _along(x, reader if blur is None else reader @ blur, 2 - axis)
-    return x[None, None].contiguous()
-
-
-def _oblique(x: Tensor, geometry: Geometry, grid: Geometry) -> Tensor:
-    matrix = geometry.world_to_voxel @ grid.voxel_to_world
-    flipped = torch.cat((matrix[:3, :3].flip(0, 1), matrix[:3, 3:].flip(0)), dim=1)[None]
-    index = field.affine_index(flipped, field.identity(grid.shape))
-    return field.sample(x[None, None], index, fill=0.0)
-
-
-def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """matrix (m, n) applied along one axis of x (., ., .) with n voxels there."""
-    used = matrix.any(dim=0).nonzero()
-    if len(used) == 0:
-        return x.new_zeros([len(matrix) if a == axis else n for a, n in enumerate(x.shape)])
-    if bool(((matrix == 0) | (matrix == 1)).all()):
-        # re-ordering and cropping: exact, and quicker than a product
-        picked = x.index_select(axis, matrix.argmax(dim=1))
-        return picked.index_fill_(axis, (~matrix.any(dim=1)).nonzero()[:, 0], 0)
-    low, high = int(used[0]), int(used[-1]) + 1
-    part = x.narrow(axis, low, high - low)
-    out: Tensor = torch.tensordot(matrix[:, low:high].to(x.dtype), part, dims=([1], [axis]))
-    return out.movedim(0, axis)
-
-
-def _reader(n_in: int, n_out: int, offset: float, step: float) -> Tensor:
-    """(n_out, n_in) float64: linear interpolation at offset + j step; nothing outside [-1/2, n_in - 1/2]."""
-    position = offset + step * torch.arange(n_out, dtype=torch.float64)
-    position = (position * _STEPS).round() / _STEPS
-    centre = position.round()
-    position = torch.where((position - centre).abs() < _SNAP, centre, position)
-    inside = (position >= -0.5) & (position <= n_in - 0.5)
-    position = position.clamp(0, n_in - 1)
-    distance = (position[:, None] - torch.arange(n_in, dtype=torch.float64)).abs()
-    return (1 - distance).clamp_min(0) * inside[:, None]
-
-
-def _blur(count: int, spacing_mm: float, onto_mm: float) -> Tensor | None:
-    """(n, n) float64 Gaussian that takes ``spacing_mm`` to the resolution of ``onto_mm``; None if that is finer.
-
-    Its variance is that of a Gaussian of half a voxel at the new spacing less that at the old one.
-    """
-    if onto_mm <= spacing_mm * (1 + 1e-4):
-        return None
-    sigma = 0.5 * (onto_mm**2 - spacing_mm**2) ** 0.5 / spacing_mm
-    index = torch.arange(count, dtype=torch.float64)
-    distance = (index[:, None] - index).abs()
-    weight: Tensor = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance <= max(1.0, 3 * sigma))
-    return weight / weight.sum(dim=1, keepdim=True)
+    corner = along(geometry.origin, direction)[axis]
+    return corner + math.floor((start - corner) / step + 0.5 - 1e-6) * step
 
 
 def affine_to_world(affine: Tensor, fixed_grid: Geometry, moving_grid: Geometry) -> Affine:
