@@ -289,3 +289,31 @@ def test_completion_lists_the_commands() -> None:
 def test_an_error_is_one_line_whatever_it_quotes() -> None:
     error = errors.DataError("got 'a\nb\u2028c'", file="x\ry.csv", remedy="add\x0bit")
     assert str(error) == "got 'a b c'; x y.csv; add it"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), cli._Terminated(143), cli._Terminated(129)])
+def test_a_stop_is_told_by_json_too(
+    stop: BaseException, failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(stop)
+    code = run(["methods", "--json"])
+    assert json.loads(capsys.readouterr().out)["code"] == code
+    assert code in (129, 130, 143)
+
+
+def test_a_stream_that_cannot_be_written_changes_no_exit_code() -> None:
+    script = "from neuroreg.cli import main; main(['convert', 'none.nii', 'b.mha', '--json'])"
+    words = f'{sys.executable} -c "{script}" > /dev/full 2> /dev/full'
+    environment = {**os.environ, "PYTHONPATH": str(Path(neuroreg.__file__).parents[1])}
+    assert subprocess.run(["bash", "-c", words], env=environment, check=False).returncode == 66
+
+
+def test_a_working_directory_that_is_gone_is_66(tmp_path: Path) -> None:
+    script = "from neuroreg.cli import main; main(['convert', 'a.nii', 'b.mha'])"
+    words = f'mkdir gone; cd gone; rmdir ../gone; {sys.executable} -c "{script}"'
+    environment = {**os.environ, "PYTHONPATH": str(Path(neuroreg.__file__).resolve().parents[1])}
+    done = subprocess.run(
+        ["bash", "-c", words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 66
+    assert "the working directory is gone" in done.stderr

@@ -132,3 +132,28 @@ def test_an_empty_result_is_remarked(folder: Path, tmp_path: Path) -> None:
         ApplyConfig((tmp_path / "far.mat",), (folder / "moving.nii.gz",), fixed, tmp_path / "o.nii.gz")
     )
     assert any("nothing but zeros" in warning for warning in done.warnings)
+
+
+def test_labels_moved_as_an_image_are_said(folder: Path, tmp_path: Path) -> None:
+    def config(name: str, **options: bool) -> ApplyConfig:
+        images = (folder / "moving_seg.nii.gz",)
+        return ApplyConfig(
+            (folder / "shift.mat",), images, folder / "fixed.nii.gz", tmp_path / name, **options
+        )
+
+    assert any("--labels keeps them" in note for note in apply(config("a.nii.gz")).warnings)
+    assert not any("--labels" in note for note in apply(config("b.nii.gz", labels=True)).warnings)
+    plain = ApplyConfig(
+        (folder / "shift.mat",), (folder / "moving.nii.gz",), folder / "fixed.nii.gz", tmp_path / "c.nii.gz"
+    )
+    assert apply(plain).warnings == ()
+
+
+def test_a_map_that_mirrors_is_said(folder: Path, tmp_path: Path) -> None:
+    write_transform(
+        Affine(torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))), tmp_path / "m.mat"
+    )
+    config = ApplyConfig(
+        (tmp_path / "m.mat",), (folder / "moving.nii.gz",), folder / "fixed.nii.gz", tmp_path / "a.nii.gz"
+    )
+    assert any("it makes left right" in note for note in apply(config).warnings)

@@ -528,3 +528,11 @@ def test_an_option_of_the_method_is_checked(pair: tuple[Path, Path], tmp_path: P
         plan(config(pair, tmp_path / "out", options={"amplitude": "big"}))
     with pytest.raises(UsageError, match="has no weights"):
         plan(config(pair, tmp_path / "out", weights="some"))
+
+
+def test_labels_among_the_further_images_are_said(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    seg = pair[1].parent / "moving_seg.nii.gz"
+    if not seg.exists():
+        phantoms.save_labels(seg.parent)
+    notes = plan(config(pair, tmp_path / "o", also=(seg,)))["warnings"]
+    assert any("--moving-labels" in note for note in notes)

@@ -86,3 +86,9 @@ def test_a_folder_without_a_run_and_an_older_record_are_refused(run: Path, tmp_p
     (run / "run.json").write_text(text.replace('"schema_version": 2', '"schema_version": 1'))
     with pytest.raises(DataError, match="earlier version"):
         remake_report(run, overwrite=True, reporter=write_report)
+
+
+def test_an_output_that_is_not_the_run_s_is_refused(run: Path) -> None:
+    (run / "moved.nii.gz").write_bytes((run / "moved.nii.gz").read_bytes() + b"x")
+    with pytest.raises(DataError, match="sha256"):
+        remake_report(run, overwrite=True, reporter=write_report)

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from neuroreg import errors
-from neuroreg.errors import NeuroregError, UsageError
+from neuroreg.errors import NeuroregError, NoInputError, UsageError
 from neuroreg.registry import Entry, find
 
 COMMANDS: Mapping[str, Entry] = {
@@ -45,6 +46,9 @@ COMMANDS: Mapping[str, Entry] = {
     "benchmark": Entry("neuroreg.cli.benchmark:command", "Measure methods on labelled pairs."),
 }
 """Every command: its module, and the line ``--help`` shows without loading it."""
+
+_STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+"""What ends a process from outside: a scheduler, a terminal that was closed, a limit of processor time."""
 
 ALIASES: Mapping[str, str] = {"eval": "evaluate"}
 
@@ -103,7 +107,7 @@ def root(
 
 
 class _Terminated(SystemExit):
-    """SIGTERM: unwinds like any exit, so that temporary files are removed."""
+    """SIGTERM and its like: unwinds like any exit, so that temporary files are removed."""
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -122,21 +126,20 @@ def _on_second_interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave the process with its exit code."""
     _open_missing_streams()
-    signal.signal(signal.SIGTERM, _on_terminate)
+    for number in _STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, _on_terminate)
     signal.signal(signal.SIGINT, _on_interrupt)
     code = run(sys.argv[1:] if arguments is None else arguments)
-    for number in (signal.SIGTERM, signal.SIGINT):  # all is done: a signal from here on changes nothing
+    for number in (*_STOPS, signal.SIGINT):  # all is done: a signal from here on changes nothing
         signal.signal(number, signal.SIG_IGN)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:  # the reader went away: that is its business, not a failure of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if code in (
-        130,
-        143,
-    ):  # all is put away by now; taking down torch and its threads would only keep the user
-        os._exit(code)
+    if code == 130 or code - 128 in _STOPS:
+        os._exit(code)  # all is put away by now; taking down torch and its threads would only keep the user
     sys.exit(code)
 
 
@@ -155,10 +158,11 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; every failure is shown as one line and returned as its exit code."""
     options = set(arguments[: list(arguments).index("--")] if "--" in arguments else arguments)
     try:
+        _check_place()
         _check_words(arguments)
         outcome = app(args=list(arguments), prog_name="neuroreg", standalone_mode=False)
     except _Terminated as stop:
-        return _report_stop("terminated", int(stop.code or 143))
+        return _report_stop("terminated", int(stop.code or 143), json="--json" in options)
     except KeyboardInterrupt:
         outcome = 130
     except BrokenPipeError:
@@ -173,8 +177,16 @@ def run(arguments: Sequence[str]) -> int:
             console.trace(traceback.format_exc())
         return _report(as_known(error), json="--json" in options)
     if outcome == 130:
-        return _report_stop("interrupted", 130)
+        return _report_stop("interrupted", 130, json="--json" in options)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _check_place() -> None:
+    """Native libraries end the whole process where the working directory is gone. Raises NoInputError."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise NoInputError("the working directory is gone", remedy="change to another folder") from error
 
 
 def _check_words(arguments: Sequence[str]) -> None:
@@ -194,22 +206,25 @@ def _close_stdout() -> int:
     return 141
 
 
-def _report_stop(what: str, code: int) -> int:
+def _report_stop(what: str, code: int, *, json: bool) -> int:
     from neuroreg.cli import console
 
-    console.note(f"neuroreg: {what}; nothing was left half-written")
+    with suppress(OSError):  # the terminal may be what went away
+        console.note(f"neuroreg: {what}; nothing was left half-written")
+        if json:
+            console.emit_error(code, what, None, "start it again")
     return code
 
 
 def _report(error: NeuroregError, *, json: bool) -> int:
     from neuroreg.cli import console
 
-    console.fail(error.exit_code, str(error))
-    if json:
-        file = None if error.file is None else console.printable(error.file)
-        console.emit_error(
-            error.exit_code, console.printable(error.what), file, console.printable(error.remedy)
-        )
+    file = None if error.file is None else console.printable(error.file)
+    with suppress(OSError):  # that a stream cannot be written may be the error
+        console.fail(error.exit_code, str(error))
+        if json:
+            what, remedy = console.printable(error.what), console.printable(error.remedy)
+            console.emit_error(error.exit_code, what, file, remedy)
     return error.exit_code
 
 

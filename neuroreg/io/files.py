@@ -75,7 +75,9 @@ def check_input(path: Path) -> Path:
         raise NoInputError("no such file", file=path, remedy="check the path") from error
     except OSError as error:
         raise NoInputError(
-            f"cannot look at the file: {_reason(error)}", file=path, remedy="check its permissions"
+            f"cannot look at the file: {_reason(error)}",
+            file=path,
+            remedy="check the path and its permissions",
         ) from error
     if stat.S_ISDIR(mode):
         raise UsageError("the path is a folder", file=path, remedy="give the path of a file")
@@ -337,7 +339,11 @@ def write_error(error: OSError, final: Path) -> NeuroregError:
             file=final,
             remedy="check the permissions, or choose another output",
         )
-    return WriteError(f"writing failed: {_reason(error)}", file=final, remedy="check the free disk space")
+    return WriteError(
+        f"writing failed: {_reason(error)}",
+        file=final,
+        remedy="check the free disk space and the limits of file sizes",
+    )
 
 
 def _reason(error: OSError) -> str:

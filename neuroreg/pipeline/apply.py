@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neuroreg.errors import CannotCreateError, UsageError
 from neuroreg.io import files
-from neuroreg.io.field_headers import FIELD_SUFFIXES, field_notes, holds_vectors
+from neuroreg.io.field_headers import FIELD_SUFFIXES, holds_vectors
 from neuroreg.io.images import WRITE_SUFFIXES, check_frame, read_image, read_labels, write_image
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
@@ -18,7 +18,8 @@ from neuroreg.io.transforms import READ_SUFFIXES as TRANSFORM_SUFFIXES
 from neuroreg.io.transforms import read_transform
 from neuroreg.pipeline.config import stem
 from neuroreg.pipeline.record import Progress, silent
-from neuroreg.pipeline.transforms import invert
+from neuroreg.pipeline.transforms import invert, map_notes
+from neuroreg.preprocess.labelled import looks_labelled
 from neuroreg.transforms import Chain, Transform, resample
 
 
@@ -112,6 +113,11 @@ def _apply(config: ApplyConfig, targets: Sequence[Path], progress: Progress) -> 
     with together(targets[0].parent, names, overwrite=config.overwrite) as stage:
         for image, name in zip(images, names, strict=True):
             progress(f"move {image.path.name}")
+            if not config.labels and looks_labelled(image.volume.data):
+                warnings.append(
+                    f"{image.path.name}: this looks like a label map, and its numbers were interpolated; "
+                    "--labels keeps them"
+                )
             moved = resample(image.volume, transform, fixed.volume.geometry)
             kind = None if config.labels else "float32"
             warnings += [*image.notes, *write_image(moved, stage / name, pixel_type=kind)]
@@ -121,8 +127,11 @@ def _apply(config: ApplyConfig, targets: Sequence[Path], progress: Progress) -> 
 
 
 def _transform(config: ApplyConfig) -> tuple[Transform, list[str]]:
-    transform: Transform = Chain(tuple(read_transform(path) for path in config.transforms))
-    warnings = [note for path in config.transforms for note in field_notes(path)]
+    parts = tuple(read_transform(path) for path in config.transforms)
+    transform: Transform = Chain(parts)
+    warnings = [
+        note for part, path in zip(parts, config.transforms, strict=True) for note in map_notes(part, path)
+    ]
     if not config.inverse:
         return transform, warnings
     found = invert(transform)

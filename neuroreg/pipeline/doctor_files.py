@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from neuroreg import checkpoints, errors
 from neuroreg.errors import NeuroregError
@@ -23,6 +22,7 @@ from neuroreg.io.nifti_header import Xform
 from neuroreg.io.transforms import AFFINE_SUFFIXES, flatten, read_transform
 from neuroreg.pipeline.outputs import jacobian_map
 from neuroreg.preprocess import brain
+from neuroreg.preprocess.labelled import looks_labelled
 from neuroreg.transforms import Affine, DisplacementField
 from neuroreg.volume import Geometry, Volume
 
@@ -30,9 +30,6 @@ Content = Literal["brain", "head", "little", "labels"]
 _TRANSFORMS = (".h5", ".hdf5", *AFFINE_SUFFIXES)
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".pt2")
 _TOWARDS = ("RL", "AP", "IS")  # what lies at the low and at the high end of the world's axes, LPS
-_FLAT = (
-    0.5  # of the voxels that are not 0, share with an equal neighbour: tissue has noise, regions have none
-)
 
 
 @dataclass(frozen=True)
@@ -171,21 +168,11 @@ def _with_ids(facts: ImageFacts, labels: Volume) -> ImageFacts:
 
 
 def _content(volume: Volume) -> Content:
-    if _looks_labelled(volume.data):
+    if looks_labelled(volume.data):
         return "labels"
     if brain.looks_stripped(volume):
         return "brain"
     return "head" if brain.exceeds_brain(volume) else "little"
-
-
-def _looks_labelled(data: Tensor) -> bool:
-    """Whether these are whole numbers, none below 0, in regions of equal ones."""
-    if float(data.min()) < 0 or not all(torch.equal(slab, slab.round()) for slab in data[0]):
-        return False
-    here, beside = data[..., :-1], data[..., 1:]
-    front = (here != 0).logical_and_(beside != 0)
-    count = int(front.count_nonzero())
-    return count > 0 and int(front.logical_and_(here == beside).count_nonzero()) >= _FLAT * count
 
 
 def grid_of(geometry: Geometry) -> Grid:

@@ -14,6 +14,7 @@ from neuroreg.io.images import ImageFile, check_frame, check_same_grid, read_ima
 from neuroreg.pipeline.config import AFFINES, BRAIN_FINDER, RegisterConfig, stem
 from neuroreg.pipeline.record import RECORD_NAME
 from neuroreg.preprocess import brain
+from neuroreg.preprocess.labelled import looks_labelled
 from neuroreg.volume import Volume
 
 FILES: Mapping[str, str] = {
@@ -253,5 +254,11 @@ def _warnings(images: Mapping[str, ImageFile]) -> Iterable[str]:
             "the axes of the two images have different handedness and a header leaves left and right in doubt; "
             "make sure that left is left in both"
         )
+    for role, image in images.items():
+        if role.startswith("also:") and looks_labelled(image.volume.data):
+            yield (
+                f"{image.path.name}: this looks like a label map, and --also interpolates; "
+                "give it as --moving-labels, or move it with neuroreg apply --labels"
+            )
     if "fixed_labels" in images and "moving_labels" not in images:
         yield "no regions are compared: --fixed-labels needs --moving-labels too"

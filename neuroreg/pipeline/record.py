@@ -307,5 +307,5 @@ def locate(role: str, recorded: Mapping[str, object], folders: Sequence[Path], *
     raise DataError(
         f"the {what} {verb} not the file of the recorded run (sha256 differs)",
         file=name,
-        remedy="give the files the run was made with, or register anew without --config",
+        remedy="give the files the run was made with, or register anew",
     )

@@ -117,7 +117,7 @@ def plan(config: RegisterConfig) -> dict[str, object]:
     voxels = inputs.fixed.data.numel()
     return {
         "dry_run": True,
-        "output": config.folder.name,
+        "output": config.folder.resolve().name,
         "outputs": list(named_outputs(config).values()),
         "device": str(device),
         "weights": None if engine.weights is None else engine.weights.name,

@@ -37,6 +37,9 @@ def remake_report(folder: Path, *, overwrite: bool, reporter: Reporter, inputs: 
     files.check_output(path, overwrite=overwrite)
     if run.recorded.schema_version < RunRecord.model_fields["schema_version"].default:
         raise DataError("the record is of an earlier version", file=folder, remedy="register again")
+    for name in run.recorded.outputs:
+        if name != path.name:
+            run.output(name)  # its sha256, which a page about another file would belie
     names = (path.name, RECORD_NAME)
     with files.output_lock(folder), together(folder, names, overwrite=True) as stage:
         _write(run, stage, reporter)

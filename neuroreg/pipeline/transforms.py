@@ -71,9 +71,19 @@ def compose_files(
     UsageError (2), DataError (65), NoInputError (66), CannotCreateError (73), WriteError (74).
     """
     _check(output, *paths, to=to, overwrite=overwrite)
-    chain = Chain(tuple(read_transform(path) for path in paths))
-    doubts = [note for path in paths for note in field_notes(path)]
-    return (*doubts, *_write(chain, output, to=to, overwrite=overwrite))
+    parts = tuple(read_transform(path) for path in paths)
+    doubts = [note for part, path in zip(parts, paths, strict=True) for note in map_notes(part, path)]
+    return (*doubts, *_write(Chain(parts), output, to=to, overwrite=overwrite))
+
+
+def map_notes(transform: Transform, path: Path) -> tuple[str, ...]:
+    """What has to be said of a map that was read from ``path``: doubts of its header, and whether it mirrors."""
+    parts = transform.parts if isinstance(transform, Chain) else (transform,)
+    mirrors = any(
+        isinstance(part, Affine) and float(torch.linalg.det(part.matrix[:3, :3])) < 0 for part in parts
+    )
+    said = (f"{path.name}: the affine mirrors: it makes left right",) if mirrors else ()
+    return (*field_notes(path), *said)
 
 
 def invert_file(path: Path, output: Path, *, to: Path | None = None, overwrite: bool = False) -> Inverse:
@@ -94,7 +104,7 @@ def invert_file(path: Path, output: Path, *, to: Path | None = None, overwrite: 
             file=path,
             remedy="use the inverse.h5 of the registration",
         )
-    notes = (*field_notes(path), *_write(found.transform, output, to=to, overwrite=overwrite))
+    notes = (*map_notes(transform, path), *_write(found.transform, output, to=to, overwrite=overwrite))
     return replace(found, notes=notes)
 
 
@@ -110,7 +120,8 @@ def jacobian_file(
 ) -> JacobianFigures:
     """Write det J of the whole map on the grid of the image ``to``, or on the grid of the field itself."""
     _check(output, path, to=to, overwrite=overwrite)
-    displacement = _as_field(read_transform(path), to)
+    transform = read_transform(path)
+    displacement = _as_field(transform, to)
     determinant = jacobian_map(displacement)
     notes = write_image(
         Volume(determinant, displacement.geometry), output, overwrite=overwrite, description="jacobian"
@@ -120,7 +131,7 @@ def jacobian_file(
         maximum=float(determinant.max()),
         mean=float(determinant.mean(dtype=torch.float64)),
         folded_percent=100.0 * float((determinant <= 0).to(torch.float32).mean()),
-        notes=(*field_notes(path), *notes),
+        notes=(*map_notes(transform, path), *notes),
     )
 
 
@@ -158,7 +169,8 @@ def convert_file(
             raise UsageError(
                 "--vectors is for displacement fields in NIfTI files", file=path, remedy="leave --vectors out"
             )
-        return _write(read_transform(path), output, to=to, overwrite=overwrite)
+        transform = read_transform(path)
+        return (*map_notes(transform, path), *_write(transform, output, to=to, overwrite=overwrite))
     if to is not None:
         raise UsageError(
             "--to is for transforms", file=path, remedy="use neuroreg apply to resample an image"

@@ -318,6 +318,7 @@ FAULTS = (
     Fault(51, "the output exists", 73, "it stays until --overwrite (or --resume of a batch)", play=existing),
     Fault(52, "SIGINT", 130, "nothing is left", play=stopped_by(signal.SIGINT)),
     Fault(53, "SIGTERM", 143, "nothing is left", play=stopped_by(signal.SIGTERM)),
+    Fault(53, "the terminal is closed (SIGHUP)", 129, "nothing is left", play=stopped_by(signal.SIGHUP)),
     Fault(54, "SIGKILL, power cut", 0, "old outputs are whole; the next start tidies up", play=killed),
     Fault(55, "a second SIGINT", 130, "ends at once", play=second_interrupt),
     Fault(56, "stdout closed early", 141, "quiet: 0 or 141; without standard streams a run is done",
