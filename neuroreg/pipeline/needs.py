@@ -20,7 +20,7 @@ _HELD = 4  # bytes of a voxel read and kept
 _CONFORMED = 12  # of both images at once: masks, scaled and smoothed copies
 _NETWORK = 300  # of a voxel of the network grid: the dearest method, at 1 mm
 _PAGE = 30  # of a voxel of the page's grid
-_WRITTEN = {"image": 4, "field": 16, "jacobian": 6}
+_WRITTEN = {"image": 8, "field": 20, "jacobian": 8}
 """Output -> bytes of a fixed voxel while outputs are worked out and compressed; two are at once"""
 
 
