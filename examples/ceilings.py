@@ -217,8 +217,8 @@ slices, or a single slice), a field of view below 50 or above 600 mm, more than 
 a head that spans more than 768 voxels of the network grid. With exit code 75: what the memory cannot hold. The limit
 of a container, a batch job or `ulimit -v` counts as the machine's own memory does. Networks and refinement work on a
 grid of 1 or 2 mm around the head, so their memory and time do not grow with the resolution or with air; what is written
-on the fixed grid does: about 55 bytes a voxel of memory, the page most of it and most of the time, and the
-displacement up to 12 bytes a voxel of disk (`--outputs image,transform` leaves both out).
+on the fixed grid does: about 50 bytes a voxel of memory, most of the time, and for the displacement up to 12 bytes a
+voxel of disk (`--outputs image,transform` leaves it out). The page shows at most 320 voxels along an axis.
 
 | fixed | moving | command | exit | verdict | error mm | s | peak GB | counted GB | disk MB |
 |---|---|---|---|---|---|---|---|---|---|

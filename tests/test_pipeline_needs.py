@@ -66,7 +66,7 @@ def test_finer_grids_air_and_outputs_cost_memory() -> None:
         needed(*ready(outputs=o), airy).more for o in (("affine",), ("field", "jacobian", "report"))
     )
     assert few < all_of_them
-    assert all_of_them == (16 + 6 + 30) * air.numel()
+    assert all_of_them == (20 + 8 + 30) * air.numel()
 
 
 def test_what_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
