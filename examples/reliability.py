@@ -307,13 +307,13 @@ column says. Distances are in mm, of threads, batch and GPU in voxels of the met
 
 {tables}
 Held exactly: threads, batches, the order in which a file stores its axes, and a motion of both heads that their headers
-alone tell, up to about 40 degrees: every image is read along its own axes, in the order and with the signs nearest to
+alone tell, of 5 and of 20 degrees: every image is read along its own axes, in the order and with the signs nearest to
 the world's. Read anew on another grid, the affine follows a motion of the whole scene to a twentieth of a voxel. The
 deformations do not: where tissue is uniform they fit the noise and the blur of that reading, and between unlike brains
 a fold of the cortex may be matched to one neighbour or the other. Expect a deformation to change by some tenths of a mm
 on average, and by mm in places, when the same scan is re-gridded: a bound of 0.2 mm is kept by the affine, and by
-`gaussnewton` where the scan has 1 mm. A scan onto itself is left alone: a network would move it by half a mm to one mm,
-and a deformation that drives images apart which the affine had brought together is left out, with a warning.
+`gaussnewton` where the scan has 1 mm. A scan onto itself is left alone:
+a deformation that drives images apart which the affine had brought together is left out, with a warning.
 
 There and back: the mean distance of a point that is taken to the moving image by one run and back by another with the
 images exchanged, and beside it what the inverse written by the first run misses by. No method here is symmetric by

@@ -237,14 +237,7 @@ def _recipe_of(path: Path) -> tuple[str, dict[str, JsonValue]]:
             remedy="put the recipe that made them beside them",
         )
     # As they are used, not as they were trained: a network trained at 2 mm may be meant to run at 1 mm.
-    parts = [read.get(name) or {} for name in ("config", "inference")]
-    if not all(isinstance(part, dict) for part in parts):
-        raise DataError(
-            "config and inference of the recipe are no tables of options",
-            file=recipe,
-            remedy="put the recipe that made them beside them",
-        )
-    return read["method"], {**parts[0], **parts[1]}
+    return read["method"], {**options[0], **options[1]}
 
 
 def _exists(path: Path) -> bool:
@@ -262,11 +255,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as opened:
             return dict(opened.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"not a readable safetensors file: {first_line(error)}",
-            file=path,
-            remedy="get the file again from its source",
-        ) from error
+        raise tensors.unreadable(error, path) from error
 
 
 def verify(record: WeightRecord) -> None:

@@ -60,11 +60,7 @@ def read_layout(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"not a readable safetensors file: {first_line(error)}",
-            file=path,
-            remedy="get the file again from its source",
-        ) from error
+        raise unreadable(error, path) from error
 
 
 def load(data: bytes, path: Path) -> "dict[str, Tensor]":
@@ -85,11 +81,7 @@ def load(data: bytes, path: Path) -> "dict[str, Tensor]":
     try:
         found: dict[str, Tensor] = safetensors_torch.load(data)
     except SafetensorError as error:
-        raise DataError(
-            f"not a readable safetensors file: {first_line(error)}",
-            file=path,
-            remedy="get the file again from its source",
-        ) from error
+        raise unreadable(error, path) from error
     floats = {name: tensor.float() for name, tensor in found.items() if tensor.is_floating_point()}
     broken = [name for name, tensor in floats.items() if not bool(tensor.isfinite().all())]
     if broken:
@@ -126,6 +118,15 @@ def check_fit(network: "nn.Module", path: Path) -> None:
             file=path,
             remedy="use the method and options of the recipe that made them",
         )
+
+
+def unreadable(error: Exception, path: Path) -> DataError:
+    """What to raise for a file that the library of safetensors refuses."""
+    return DataError(
+        f"not a readable safetensors file: {first_line(error)}",
+        file=path,
+        remedy="get the file again from its source",
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -61,10 +61,10 @@ def write_nifti(
     atomic_write(
         path, write, verify=lambda temporary: content.verify(temporary, geometry), overwrite=overwrite
     )
-    return _hidden(path)
+    return hidden_by(path)
 
 
-def _hidden(path: Path) -> tuple[str, ...]:
+def hidden_by(path: Path) -> tuple[str, ...]:
     """A note when programs built on ITK would read another file instead: they look for the .nii of that name first.
 
     They take its voxels with the header of ``path``, without a word (ITK issue 2243).

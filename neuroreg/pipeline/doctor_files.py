@@ -19,6 +19,7 @@ from neuroreg.io.files import check_input, suffix_of
 from neuroreg.io.images import ImageFile, check_frame, read_image, read_labels
 from neuroreg.io.layout import MAX_VOXELS
 from neuroreg.io.nifti_header import Xform
+from neuroreg.io.nifti_writer import hidden_by
 from neuroreg.io.transforms import AFFINE_SUFFIXES, flatten, read_transform
 from neuroreg.pipeline.outputs import jacobian_map
 from neuroreg.preprocess import brain
@@ -135,7 +136,7 @@ def _examine(path: Path, *, frame: int | None, xform: Xform, max_voxels: int) ->
     if suffix in _TRANSFORMS or (suffix in FIELD_SUFFIXES and holds_vectors(path)):
         parts = tuple(map_part(part) for part in flatten(read_transform(path)))
         return Examined(
-            path, transform=parts, notes=(*field_notes(path), *_doubts(path, parts), *_twin(path))
+            path, transform=parts, notes=(*field_notes(path), *_doubts(path, parts), *hidden_by(path))
         )
     image = read_image(path, frame=frame, xform=xform, max_voxels=max_voxels)
     check_frame(frame, image)
@@ -144,7 +145,7 @@ def _examine(path: Path, *, frame: int | None, xform: Xform, max_voxels: int) ->
         del image
         labels = read_labels(path, frame=frame, xform=xform, max_voxels=max_voxels).volume
         facts = _with_ids(facts, labels)
-    return Examined(path, image=facts, notes=(*notes, *_twin(path)))
+    return Examined(path, image=facts, notes=(*notes, *hidden_by(path)))
 
 
 def image_facts(image: ImageFile) -> ImageFacts:
@@ -213,15 +214,6 @@ def map_part(part: Affine | DisplacementField) -> MapPart:
     jacobian = jacobian_map(part)
     folded = 100.0 * int((jacobian <= 0).sum()) / jacobian.numel()
     return MapPart("field", largest, (float(jacobian.min()), float(jacobian.max())), folded, grid)
-
-
-def _twin(path: Path) -> Iterator[str]:
-    """What is read here is the file that is named; ITK 5.4 looks for the voxels of a.nii.gz in a.nii first."""
-    if suffix_of(path) == ".nii.gz" and path.with_suffix("").is_file():
-        yield (
-            f"{path.name}: {path.stem} lies beside it: ITK, ANTs and Slicer give you the voxels of that one; "
-            "move one of them away"
-        )
 
 
 def _doubts(path: Path, parts: Iterable[MapPart]) -> Iterator[str]:

@@ -89,9 +89,9 @@ def child(folder: Path, *words: str, **environment: str) -> "subprocess.Popen[st
 
 
 @contextmanager
-def sleeping(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+def sleeping(folder: Path, *options: str) -> Iterator["subprocess.Popen[str]"]:
     """A run that holds its folder and sleeps in its method."""
-    started = child(folder, "-o", "out", *TOY, "--set", "seconds=60", "-v")
+    started = child(folder, "-o", "out", *TOY, "--set", "seconds=60", "-v", *options)
     until = time.monotonic() + 120
     while time.monotonic() < until and started.poll() is None:
         if (folder / "out" / files.LOCK_NAME).exists():
@@ -130,7 +130,7 @@ def killed(scene: Scene) -> None:
     """After SIGKILL the old outputs are whole; the next start takes away what the dead left, and finishes."""
     assert scene.register("--set", "amplitude=0.5").code == 0
     before = scene.files()
-    with sleeping_over(scene.folder) as running:
+    with sleeping(scene.folder, "--overwrite") as running:
         running.kill()
         running.wait(30)
     after = scene.files()
@@ -139,23 +139,6 @@ def killed(scene: Scene) -> None:
     (scene.folder / "out" / orphan).write_text("half")
     assert scene.register("--overwrite").code == 0
     assert sorted(os.listdir(scene.folder / "out")) == OUTPUTS
-
-
-@contextmanager
-def sleeping_over(folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    """As ``sleeping``, over outputs that exist: the lock alone does not tell when, so its stage does."""
-    started = child(folder, "-o", "out", *TOY, "--set", "seconds=60", "--overwrite", "-v")
-    until = time.monotonic() + 120
-    while time.monotonic() < until and started.poll() is None:
-        if (folder / "out" / files.LOCK_NAME).exists():
-            break
-        time.sleep(0.05)
-    try:
-        yield started
-    finally:
-        if started.poll() is None:
-            started.kill()
-        started.communicate()
 
 
 def second_interrupt(scene: Scene) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from catalogue_files import MOVING, header
 from nifti_bytes import nifti, save
 from numpy.typing import NDArray
-from scene import OUTPUTS, Fault, Scene
+from scene import Fault, Scene
 
 Array = NDArray[np.generic]
 
@@ -164,5 +164,3 @@ FAULTS = (
           "a label map holds whole numbers only, this one does not; seg.nii.gz; was it an intensity image, or "
           "labels that were interpolated linearly?", blended_labels, words=WITH_LABELS),
 )  # fmt: skip
-
-__all__ = ["FAULTS", "OUTPUTS"]
