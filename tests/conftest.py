@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,23 @@ def own_run(finished_run: Path, tmp_path: Path) -> Path:
     """The same run for one test to change; its inputs lie in ``tmp_path``."""
     shutil.copytree(finished_run.parent, tmp_path, dirs_exist_ok=True)
     return tmp_path / finished_run.name
+
+
+_SOFTWARE_GL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium that draws in software; skips where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    named = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, named)), None)
+    if found is None:
+        pytest.skip("no Chromium on the path, and CHROMIUM does not name one")
+    with playwright.sync_playwright() as engine:
+        chromium = engine.chromium.launch(executable_path=found, args=_SOFTWARE_GL)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pipeline_phantoms as phantoms
 import pytest
+from processes import alive, wait_for
 
 from neuroreg import __version__
 from neuroreg.cli import run
@@ -160,22 +161,6 @@ def look(pid: int, told: Told) -> None:
             told.listening |= {at.laddr.ip for at in listening}
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(happened: Callable[[], object], within_s: float) -> None:
-    """Until ``happened()``; fails after ``within_s``."""
-    deadline = time.monotonic() + within_s
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def outputs(out: Path, ids: object) -> dict[str, bytes]:

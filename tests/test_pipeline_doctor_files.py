@@ -194,7 +194,7 @@ def test_a_twin_whose_voxels_itk_would_give_is_said(tmp_path: Path) -> None:
     assert np.array_equal(
         sitk.GetArrayFromImage(sitk.ReadImage(str(one))).T, phantom(seed=1)
     )  # not what it holds
-    assert any("a.nii lies beside it" in note for note in look(one).notes)
+    assert any("the voxels of a.nii in the same folder" in note for note in look(one).notes)
     assert facts(one).maximum == phantom().max()
     assert look(two).notes == ()
 

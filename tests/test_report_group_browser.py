@@ -1,6 +1,5 @@
 """The page of a cohort in a browser without a network: 2,000 cases, by mouse and by keyboard. Needs Chromium."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,6 @@ TIMED = """async (act) => {
   return performance.now() - start;
 }"""
 """Milliseconds from an action to the next picture on the screen, its layout and painting included."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium; skips where it or playwright is absent."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium here")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 class Visit:

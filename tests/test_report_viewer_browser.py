@@ -1,8 +1,6 @@
 """The 3-D page in a real Chromium with the network off: it draws, asks for nothing, and left is left on the screen."""
 
 import io
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,21 +14,6 @@ from neuroreg.pipeline.finished import open_run
 from neuroreg.report.viewer import write_viewer
 
 pytestmark = pytest.mark.slow
-
-_SOFTWARE_GL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    named = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, named)), None)
-    if found is None:
-        pytest.skip("no Chromium on the path, and CHROMIUM does not name one")
-    with playwright.sync_playwright() as engine:
-        chromium = engine.chromium.launch(executable_path=found, args=_SOFTWARE_GL)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

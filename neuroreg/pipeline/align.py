@@ -41,7 +41,6 @@ _FAR_MM = 100.0
 _LEAST_OVERLAP = 0.1
 _NO_REFINEMENT = "--refine is left out: an affine map alone has nothing to refine"
 _NO_GAIN = "the images fit by the affine alone, and better than with the deformation: it was left out"
-_BYTES_PER_NETWORK_VOXEL = 300  # measured peak of the dearest method, at 1 mm
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,6 @@ def _align_on(
     with clock("conform"):
         same = method.spacing_mm == COARSE_MM and DIVISOR % method.divisor == 0
         fine = coarse if same else pair(spacing_mm=method.spacing_mm, divisor=method.divisor)
-    resources.preflight(fine.fixed.numel() * _BYTES_PER_NETWORK_VOXEL, what="the registration")
     with clock(engine.name):
         prediction = _run(method, fine, _start(fine, affine, device), device)
         segmented = _segmentations(prediction, fine.fixed_grid)
@@ -111,7 +109,6 @@ def _align_on(
         with clock("refine"):
             same = method.spacing_mm == REFINE_MM and method.divisor % DIVISOR == 0
             finest = fine if same else pair(spacing_mm=REFINE_MM, divisor=DIVISOR)
-            resources.preflight(finest.fixed.numel() * _BYTES_PER_NETWORK_VOXEL, what="the refinement")
             prediction = prediction if same else _transfer(prediction, fine, finest)
             fine, prediction = finest, _refine(prediction, finest, config.refine, device)
     with clock("maps"):
@@ -121,8 +118,7 @@ def _align_on(
 
 def _without_harm(found: Alignment, engine: Engine) -> Alignment:
     """No displacement where the affine alone had brought the images together and the deformation drives them apart."""
-    of_one_kind = getattr(getattr(engine.method, "config", None), "metric", None) != "mi"
-    if found.residual is None or not of_one_kind:
+    if found.residual is None or not engine.one_contrast:
         return found
     if not makes_worse(found.coarse, found.affine, found.transform):
         return found

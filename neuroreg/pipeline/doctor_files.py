@@ -14,7 +14,7 @@ import torch
 
 from neuroreg import checkpoints, errors
 from neuroreg.errors import NeuroregError
-from neuroreg.io.field_headers import FIELD_SUFFIXES, field_notes, holds_vectors
+from neuroreg.io.field_headers import FIELD_SUFFIXES, holds_vectors
 from neuroreg.io.files import check_input, suffix_of
 from neuroreg.io.images import ImageFile, check_frame, read_image, read_labels
 from neuroreg.io.layout import MAX_VOXELS
@@ -22,6 +22,7 @@ from neuroreg.io.nifti_header import Xform
 from neuroreg.io.nifti_writer import hidden_by
 from neuroreg.io.transforms import AFFINE_SUFFIXES, flatten, read_transform
 from neuroreg.pipeline.outputs import jacobian_map
+from neuroreg.pipeline.transforms import map_notes
 from neuroreg.preprocess import brain
 from neuroreg.preprocess.labelled import looks_labelled
 from neuroreg.transforms import Affine, DisplacementField
@@ -134,10 +135,10 @@ def _examine(path: Path, *, frame: int | None, xform: Xform, max_voxels: int) ->
     if suffix in _WEIGHTS:
         return Examined(path, weights=_weights(path))
     if suffix in _TRANSFORMS or (suffix in FIELD_SUFFIXES and holds_vectors(path)):
-        parts = tuple(map_part(part) for part in flatten(read_transform(path)))
-        return Examined(
-            path, transform=parts, notes=(*field_notes(path), *_doubts(path, parts), *hidden_by(path))
-        )
+        transform = read_transform(path)
+        parts = tuple(map_part(part) for part in flatten(transform))
+        notes = (*map_notes(transform, path), *_folds(path, parts), *hidden_by(path))
+        return Examined(path, transform=parts, notes=notes)
     image = read_image(path, frame=frame, xform=xform, max_voxels=max_voxels)
     check_frame(frame, image)
     facts, notes = image_facts(image), image.notes
@@ -216,10 +217,8 @@ def map_part(part: Affine | DisplacementField) -> MapPart:
     return MapPart("field", largest, (float(jacobian.min()), float(jacobian.max())), folded, grid)
 
 
-def _doubts(path: Path, parts: Iterable[MapPart]) -> Iterator[str]:
+def _folds(path: Path, parts: Iterable[MapPart]) -> Iterator[str]:
     for part in parts:
-        if part.kind == "affine" and part.determinant is not None and part.determinant[0] < 0:
-            yield f"{path.name}: the affine mirrors: it makes left right"
         if part.folded_percent:
             yield f"{path.name}: {part.folded_percent:.3g} % of the field folds"
 

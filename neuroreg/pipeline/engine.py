@@ -69,6 +69,11 @@ class Engine:
     affine_weights: checkpoints.WeightRecord | None = None
     """those of ``affine`` where it is not the method's own part"""
 
+    @property
+    def one_contrast(self) -> bool:
+        """Whether the method needs both images in one contrast: all but those that match by mutual information."""
+        return getattr(getattr(self.method, "config", None), "metric", None) != "mi"
+
     def options(self, config: RegisterConfig) -> dict[str, dict[str, object]]:
         """Every option of each stage of this run (affine, method, refine), defaults included, as plain JSON values."""
         stages = {}

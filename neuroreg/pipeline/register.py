@@ -162,7 +162,7 @@ def assess(inputs: Inputs, engine: Engine, alignment: Alignment, inverse: Transf
         head_referee if whole_head else lambda: engine.referee,
         doubts=() if engine.name == "affine" else inputs.more_than_brain,
         whole_head=whole_head,
-        one_contrast=getattr(getattr(engine.method, "config", None), "metric", None) != "mi",
+        one_contrast=engine.one_contrast,
     )
 
 

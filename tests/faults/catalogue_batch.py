@@ -9,14 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from catalogue_files import MOVING
+from processes import alive, wait_for
 from scene import TESTS, Fault, Scene, crowded
 
 from neuroreg.cohort.journal import read_journal
@@ -189,22 +188,6 @@ def disk_fills_up(scene: Scene) -> None:
         assert again.returncode == 0, again.stderr
         assert stands.items() <= outputs(disk / "out").items()
         assert set(states(disk / "out")) == {*GOOD, "more", "most"}
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(happened: Callable[[], Any], within_s: float = 60.0) -> None:
-    """Until ``happened()``; fails after ``within_s``."""
-    deadline = time.monotonic() + within_s
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 FAULTS = (

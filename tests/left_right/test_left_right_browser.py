@@ -1,9 +1,6 @@
 """Both pages in a real Chromium, offline: on the screen the balls lie towards the letters of their sides."""
 
 import io
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from neuroreg.cli import run
 
 pytestmark = pytest.mark.slow
 
-_SOFTWARE_GL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
 _RECORD = """() => {
   window.drawn = [];
   const prototype = niivue.Niivue.prototype, draw = prototype.drawText;
@@ -38,19 +34,6 @@ _RECTANGLES = """() => [...document.querySelectorAll("#compare .frame")].map((fr
     return [box.left + scrollX, box.top + scrollY, box.width, box.height];
   })(),
 }))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    named = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, named)), None)
-    if found is None:
-        pytest.skip("no Chromium on the path, and CHROMIUM does not name one")
-    with playwright.sync_playwright() as engine:
-        chromium = engine.chromium.launch(executable_path=found, args=_SOFTWARE_GL)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module", params=[(10, 37), (44, 3)], ids=str)
